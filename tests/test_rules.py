@@ -1,0 +1,192 @@
+"""Rules state facts; context says whether they hold; faulty rule files are refused with every fault named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from triage.errors import RuleError
+from triage.records import Finding, Status
+from triage.rules.book import RuleBook, load_rules
+from triage.text import clean
+
+
+def find(book: RuleBook, text: str) -> list[Finding]:
+    return book.apply(clean(text))
+
+
+def own(tmp_path: Path, toml: str, check: bool = False) -> RuleBook:
+    (tmp_path / "own.toml").write_text(toml, "utf-8")
+    return load_rules(tmp_path, check=check)
+
+
+def test_every_shipped_rule_passes_its_own_sentences() -> None:
+    book = load_rules(check=True)
+    assert len(book.rules) > 80
+    assert all(rule.miss or rule.when for rule in book.rules)
+
+
+def test_every_flag_and_every_grave_level_has_rules(book: RuleBook) -> None:
+    from triage.profile import load_profile
+
+    assert {r.flag for r in book.rules} >= set(load_profile().labels["flag"])
+    assert {r.urgency for r in book.rules} >= {"critical", "urgent", "priority"}
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("我妈胸痛得厉害", Status.HOLDS),
+        ("我妈没有胸痛", Status.DENIED),
+        ("医生已经排除了，不是胸痛", Status.DENIED),
+        ("如果突然胸痛怎么办", Status.HYPOTHETICAL),
+        ("万一晚上胸痛咋整", Status.HYPOTHETICAL),
+        ("去年胸痛住过院", Status.OVER),
+        ("没有发烧，但是胸痛", Status.HOLDS),
+        ("没发烧现在胸痛", Status.HOLDS),
+        ("不得不说胸痛", Status.HOLDS),
+    ],
+)
+def test_context_decides_whether_a_fact_holds(tmp_path: Path, text: str, status: Status) -> None:
+    book = own(tmp_path, '[[rule]]\nid = "own.pain"\nmeans = "x"\nany = ["胸痛"]\nflag = "cardiac"\nhit = ["胸痛"]\n')
+    assert [f.status for f in find(book, text) if f.rule == "own.pain"] == [status]
+
+
+def test_a_general_question_is_about_nobody_until_somebody_is_named(tmp_path: Path) -> None:
+    book = own(tmp_path, '[[rule]]\nid = "own.p"\nmeans = "x"\nany = ["孕妇"]\nflag = "pregnancy"\nhit = ["有孕妇"]\n')
+    assert [f.status for f in find(book, "孕妇可以打疫苗吗") if f.rule == "own.p"] == [Status.GENERAL]
+    assert [f.status for f in find(book, "我老婆是孕妇可以打疫苗吗") if f.rule == "own.p"] == [Status.HOLDS]
+
+
+def test_a_finding_points_at_the_citizens_own_words(book: RuleBook) -> None:
+    text = "急！我爸\u200b胸口疼得直冒冷汗，體溫正常"
+    for f in find(book, text):
+        assert text[f.start : f.end] == f.text
+
+
+def test_numbers_near_and_unless_restrict_a_rule(tmp_path: Path) -> None:
+    book = own(tmp_path, """
+[lexicon]
+low = ["血氧"]
+[[rule]]
+id = "own.oxygen"
+means = "oxygen below 93"
+regex = ["血氧[^0-9]{0,4}([0-9]+)"]
+value = {max = 92}
+flag = "breathing"
+hit = ["血氧只有85"]
+miss = ["血氧98"]
+[[rule]]
+id = "own.near"
+means = "x"
+any = ["@low"]
+near = [["掉", "降"]]
+within = 3
+unless = ["血氧仪"]
+flag = "breathing"
+hit = ["血氧一直掉", "他血氧在降"]
+miss = ["血氧仪掉了", "血氧测过了，东西后来才掉"]
+""", check=True)  # fmt: skip
+    assert {f.rule for f in find(book, "血氧掉到85")} >= {"own.oxygen", "own.near"}
+
+
+def test_when_makes_a_rule_out_of_other_facts(tmp_path: Path) -> None:
+    book = own(tmp_path, """
+[[rule]]
+id = "own.a"
+means = "a"
+any = ["甲甲"]
+flag = "fever"
+hit = ["甲甲"]
+[[rule]]
+id = "own.both"
+means = "a and an infant"
+when = ["own.a", "own.b"]
+urgency = "urgent"
+[[rule]]
+id = "own.b"
+means = "b"
+any = ["乙乙"]
+flag = "infant"
+hit = ["乙乙"]
+""")  # fmt: skip
+    assert "own.both" in {f.rule for f in find(book, "甲甲。乙乙")}
+    assert "own.both" not in {f.rule for f in find(book, "甲甲。没有乙乙")}
+
+
+def test_a_word_rule_needs_jieba_to_see_the_word(tmp_path: Path) -> None:
+    book = own(tmp_path, '[[rule]]\nid = "own.w"\nmeans = "x"\nany = ["心梗"]\nword = true\nflag = "cardiac"\nhit = ["突发心梗"]\n',
+               check=True)  # fmt: skip
+    assert not [f for f in find(book, "市中心梗阻了") if f.rule == "own.w"]
+
+
+def test_a_citys_rule_replaces_the_shipped_one_of_the_same_id(tmp_path: Path, book: RuleBook) -> None:
+    first = next(r for r in book.rules if r.any)
+    laid = own(
+        tmp_path, f'[[rule]]\nid = "{first.id}"\nmeans = "x"\nany = ["甲乙丙丁"]\nflag = "fever"\nhit = ["甲乙丙丁"]\n'
+    )
+    assert [r.any for r in laid.rules if r.id == first.id] == [("甲乙丙丁",)]
+    assert len(laid.rules) == len(book.rules)
+    assert laid.fingerprint != book.fingerprint
+
+
+def test_all_faults_of_a_rule_file_are_listed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RuleError) as error:
+        own(tmp_path, """
+[[rule]]
+id = "a.one"
+means = "x"
+any = ["胸痛"]
+flag = "cardiac"
+colour = "red"
+hit = ["胸痛"]
+[[rule]]
+id = "a.two"
+means = "x"
+regex = ["(?<=没)药"]
+urgency = "soon"
+hit = ["没药"]
+[[rule]]
+id = "a.three"
+means = "x"
+any = ["@nowhere"]
+hit = ["x"]
+""")  # fmt: skip
+    message = str(error.value)
+    for fault in ("own.toml: rule a.one: unknown key(s) colour", "rule a.two: bad expression", "'soon' is none of",
+                  "rule a.three: says nothing", "no lexicon is named 'nowhere'"):  # fmt: skip
+        assert fault in message
+
+
+def test_a_rule_that_fails_its_own_example_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match=r"own\.x: hit sentence is not found: 没有胸痛"):
+        own(
+            tmp_path,
+            '[[rule]]\nid = "own.x"\nmeans = "x"\nany = ["胸痛"]\nflag = "cardiac"\nhit = ["没有胸痛"]\n',
+            check=True,
+        )
+
+
+def test_broken_toml_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(RuleError, match=r"own\.toml: not valid TOML"):
+        own(tmp_path, "[[rule]\n")
+
+
+@settings(max_examples=60)
+@given(st.text(st.sampled_from("我妈没有胸痛如果发烧了,。？\n破水 38.5岁药") | st.characters(), max_size=60))
+def test_any_text_gives_valid_spans(text: str) -> None:
+    for f in _BOOK.apply(clean(text)):
+        assert text[f.start : f.end] == f.text != ""
+
+
+_BOOK = load_rules()
+
+
+def test_a_fact_at_the_end_of_a_long_text_counts(book: RuleBook) -> None:
+    filler = "今天又下了一天雨，什么事也没有。" * 20_000
+    last = [f for f in find(book, filler + "我爸叫不醒了") if f.holds and f.flag == "unconscious"]
+    assert last
+    assert last[-1].start >= len(filler)

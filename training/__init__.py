@@ -1,0 +1,1 @@
+"""Scripts a data scientist runs: corpus, encoder, training, export, evaluation. Nothing in `triage` imports this."""

@@ -1,0 +1,84 @@
+"""Fit what turns two witnesses into one decision, on validation data: temperatures, weights, thresholds.
+
+Used by `training.run`; every number it writes goes to `labels.json` (temperatures) and `decision.json` (the rest).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize_scalar
+from sklearn.linear_model import LogisticRegression
+
+from training.corpus import Example
+from training.train import targets
+from triage.decide import QUESTIONS, THRESHOLDS, Evidence, Policy, Weights, gather
+from triage.models.base import Array, Backend, Labels
+from triage.records import severity
+from triage.rules.book import RuleBook
+from triage.text import clean
+
+MIN_CRITICAL_RECALL = 0.98  # on validation; the threshold for "critical" goes no higher than allows this
+
+
+def temperatures(logits: Array, examples: Sequence[Example], labels: Labels) -> Labels:
+    """Fit one temperature a head by log-likelihood (Guo et al. 2017). `logits` is (n, labels.total)."""
+    truth = targets(examples, labels)
+    fitted = {}
+    for head, part in labels.slices.items():
+        x, y = logits[:, part].astype(np.float64), truth[:, part]
+
+        def negative_likelihood(t: float, x: npt.NDArray[np.float64] = x, y: Array = y, head: str = head) -> float:
+            z = x / t
+            if head in ("category", "department"):
+                return float(-(y * (z - np.logaddexp.reduce(z, axis=1, keepdims=True))).sum())
+            return float((np.logaddexp(0, z) - y * z).sum())
+
+        fitted[head] = round(float(minimize_scalar(negative_likelihood, bounds=(0.2, 8.0), method="bounded").x), 3)
+    return replace(labels, temperature=fitted)
+
+
+def _true(example: Example, question: str, label: str) -> bool:
+    if question in THRESHOLDS:
+        return severity(example.urgency) >= severity(question)
+    value = getattr(example, question)
+    return bool(label == value if isinstance(value, str) else label in value)
+
+
+def fit_policy(backend: Backend, rules: RuleBook, examples: Sequence[Example]) -> Policy:
+    """Fit weights by logistic regression over every (example, label) of a question, then the thresholds."""
+    texts = [clean(x.text) for x in examples]
+    seen = [gather(rules.apply(t), s) for t, s in zip(texts, backend.score([t.text for t in texts]), strict=True)]
+    weights: dict[str, Weights] = {}
+    thresholds = dict.fromkeys(QUESTIONS, 0.5)
+    for question in QUESTIONS:
+        asked: list[tuple[Evidence, bool]] = [
+            (e, _true(x, question, label))
+            for x, evidence in zip(examples, seen, strict=True)
+            for label, e in evidence[question].items()
+        ]
+        features = np.array([[e.log_odds, e.rules_for, e.rules_against] for e, _ in asked], np.float64)
+        truth = np.array([t for _, t in asked])
+        fit = LogisticRegression(C=10.0, max_iter=1000).fit(features, truth)
+        bias, (model, rules_for, rules_against) = float(fit.intercept_[0]), (float(c) for c in fit.coef_[0])
+        weights[question] = Weights(round(bias, 3), round(model, 3), round(rules_for, 3), round(rules_against, 3))
+        p = np.array([e.probability(weights[question]) for e, _ in asked])
+        if question in ("flags", "co_departments"):
+            thresholds[question] = _best_f1(p, truth)
+        if question == "critical":
+            thresholds[question] = _keep_recall(p[truth])
+    return Policy(weights, thresholds)
+
+
+def _best_f1(p: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:
+    grid = np.arange(0.2, 0.71, 0.02)
+    scores = [2 * ((p >= t) & truth).sum() / max(1, (p >= t).sum() + truth.sum()) for t in grid]
+    return round(float(grid[int(np.argmax(scores))]), 3)
+
+
+def _keep_recall(positives: npt.NDArray[np.float64]) -> float:
+    """Return the highest threshold, within [0.2, 0.5], that keeps MIN_CRITICAL_RECALL of the positives."""
+    return round(float(np.clip(np.quantile(positives, 1 - MIN_CRITICAL_RECALL), 0.2, 0.5)), 3)

@@ -1,0 +1,191 @@
+"""The corpus: load it, check it, count it.
+
+    python -m training.corpus check     # every row valid by the guide's codes, no near copies across splits
+    python -m training.corpus stats     # the tables of the corpus card
+
+One JSON object a line in `training/data/{train,validation,test}.jsonl`; the fields are those of `Example`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from triage.errors import InputError
+from triage.profile import Profile, load_profile
+from triage.text import clean
+
+DATA = Path(__file__).parent / "data"
+SPLITS = ("train", "validation", "test")
+# Pairs above this share of common 3-character shingles were read: from 0.5 on they tell one story in one wording.
+NEAR_COPY = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled request. `mentioned` are flags whose words occur but do not hold; `pair` ties a contrast pair."""
+
+    id: str
+    text: str
+    category: str
+    urgency: str
+    department: str
+    co_departments: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    mentioned: tuple[str, ...] = ()
+    districts: tuple[str, ...] = ()
+    voice: str = ""
+    pair: str = ""
+    split: str = ""
+
+
+_REQUIRED = ("id", "text", "category", "urgency", "department")
+_LISTS = {"co_departments": "department", "flags": "flag", "mentioned": "flag"}
+
+
+def parse(raw: dict[str, Any], place: str, profile: Profile) -> Example:
+    """Check one object against the profile's codes. Raises InputError naming the place and every field at fault."""
+    faults = [f"{k}: missing or not a text" for k in _REQUIRED if not isinstance(raw.get(k), str)]
+    if unknown := sorted(set(raw) - {f.name for f in fields(Example)}):
+        faults.append(f"unknown field(s) {', '.join(unknown)}")
+    for key in ("category", "urgency", "department"):
+        if raw.get(key) not in profile.labels[key]:
+            faults.append(f"{key}: {raw.get(key)!r} is no code of profile {profile.name}")
+    for key, head in _LISTS.items():
+        for code in raw.get(key, []):
+            if code not in profile.labels[head]:
+                faults.append(f"{key}: {code!r} is no code of profile {profile.name}")
+    faults += [f"districts: {d!r} is no district" for d in raw.get("districts", []) if d not in profile.districts]
+    if raw.get("department") in raw.get("co_departments", []):
+        faults.append("co_departments: repeats the department")
+    if both := set(raw.get("flags", [])) & set(raw.get("mentioned", [])):
+        faults.append(f"mentioned: {', '.join(sorted(both))} also stand(s) under flags")
+    if faults:
+        raise InputError(f"{place}: " + "; ".join(faults))
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    return Example(**values)
+
+
+def load(path: Path, profile: Profile | None = None) -> list[Example]:
+    """Read a JSONL file of labelled requests. Raises InputError that lists every bad line and repeated id."""
+    profile = profile or load_profile()
+    examples, faults, ids = [], [], dict[str, int]()
+    for n, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            example = parse(json.loads(line), f"{path}:{n}", profile)
+        except (json.JSONDecodeError, InputError) as error:
+            faults.append(str(error) if isinstance(error, InputError) else f"{path}:{n}: not JSON: {error}")
+            continue
+        if example.id in ids:
+            faults.append(f"{path}:{n}: id {example.id!r} stands already in line {ids[example.id]}")
+        ids[example.id] = n
+        examples.append(example)
+    if faults:
+        raise InputError("\n".join(faults))
+    return examples
+
+
+def load_texts(folder: Path) -> list[str]:
+    """Read the `text` field of every JSONL file in a folder: unlabelled requests, for distillation."""
+    paths = sorted(folder.glob("*.jsonl"))
+    if not paths:
+        raise InputError(f"{folder}: no .jsonl files here")
+    rows = (json.loads(line) for p in paths for line in p.read_text("utf-8").splitlines() if line.strip())
+    return list(dict.fromkeys(clean(row["text"]).text for row in rows if row.get("text", "").strip()))
+
+
+def shingles(text: str) -> frozenset[str]:
+    """Return the 3-character shingles of a text, punctuation left out."""
+    body = re.sub(r"[\W_]+", "", clean(text).text)
+    return frozenset(body[i : i + 3] for i in range(max(1, len(body) - 2)))
+
+
+def near_copies(
+    texts: Sequence[str], others: Sequence[str], threshold: float = NEAR_COPY
+) -> list[tuple[int, int, float]]:
+    """Return (index in texts, index in others, Jaccard similarity) of every pair at or above the threshold."""
+    index: dict[str, list[int]] = defaultdict(list)
+    sets = [shingles(t) for t in others]
+    for j, grams in enumerate(sets):
+        for gram in grams:
+            index[gram].append(j)
+    pairs = []
+    for i, text in enumerate(texts):
+        grams = shingles(text)
+        common = Counter(j for gram in grams for j in index.get(gram, ()))
+        for j, shared in common.items():
+            similarity = shared / len(grams | sets[j])
+            # One or two common words are how everybody asks for that drug; they copy nothing.
+            if similarity >= threshold and len(grams) > 4:
+                pairs.append((i, j, similarity))
+    return pairs
+
+
+def leaks(splits: dict[str, list[Example]]) -> list[str]:
+    """Name every validation or test text that is a near copy of a text of a split before it."""
+    found = []
+    for later, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
+        a, b = splits[later], splits[earlier]
+        for i, j, similarity in near_copies([x.text for x in a], [x.text for x in b]):
+            found.append(f"{later} {a[i].id} ~ {earlier} {b[j].id} ({similarity:.2f})")
+    return found
+
+
+def tables(splits: dict[str, list[Example]], profile: Profile) -> list[Table]:
+    """Return the counts of every label and split as tables."""
+
+    def table(title: str, codes: Iterable[str], count: dict[str, Counter[str]]) -> Table:
+        out = Table("code", *splits, title=title)
+        for code in codes:
+            out.add_row(code, *(str(count[s][code]) for s in splits))
+        return out
+
+    def counts(of: Any) -> dict[str, Counter[str]]:
+        return {s: Counter(c for x in rows for c in of(x)) for s, rows in splits.items()}
+
+    overview = Table("", *splits, title="requests")
+    overview.add_row("requests", *(str(len(r)) for r in splits.values()))
+    overview.add_row("median characters", *(str(sorted(len(x.text) for x in r)[len(r) // 2]) for r in splits.values()))
+    overview.add_row("over 200 characters", *(str(sum(len(x.text) > 200 for x in r)) for r in splits.values()))
+    overview.add_row("with a district", *(str(sum(bool(x.districts) for x in r)) for r in splits.values()))
+    overview.add_row("contrast pairs", *(str(len({x.pair for x in r if x.pair})) for r in splits.values()))
+    out = [overview]
+    for head in ("category", "urgency", "department"):
+        out.append(table(head, profile.labels[head], counts(lambda x, h=head: [getattr(x, h)])))
+    out.append(table("flags that hold", profile.labels["flag"], counts(lambda x: x.flags)))
+    out.append(table("flags mentioned that do not hold", profile.labels["flag"], counts(lambda x: x.mentioned)))
+    return out
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["check", "stats"]))
+@click.option("--data", type=click.Path(path_type=Path, exists=True), default=DATA, show_default="the corpus")
+def main(what: str, data: Path) -> None:
+    """Check the corpus, or print its counts."""
+    profile, console = load_profile(), Console()
+    splits = {split: load(data / f"{split}.jsonl", profile) for split in SPLITS}
+    if what == "stats":
+        for table in tables(splits, profile):
+            console.print(table)
+        return
+    found = leaks(splits)
+    for line in found:
+        console.print(line)
+    console.print(f"{sum(map(len, splits.values())):,} requests valid, {len(found)} near copies across splits")
+    sys.exit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()

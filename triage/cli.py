@@ -1,0 +1,196 @@
+"""The command line: `triage predict`, `triage rules check`, `triage rules explain`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from triage import __version__
+from triage.errors import InputError, TriageError
+
+if TYPE_CHECKING:
+    from triage.engine import Triager
+    from triage.records import Decision, HelpRequest
+    from triage.sources import BadRow
+
+EXIT_BAD_ROWS, EXIT_INPUT, EXIT_SETUP = 1, 2, 3
+CHUNK = 256
+COLOURS = {"critical": "bold white on red", "urgent": "bold red", "priority": "yellow", "routine": "green"}
+
+
+class _Group(click.Group):
+    """Turns our errors into one line on stderr and a documented exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except InputError as error:
+            click.echo(f"triage: {error}", err=True)
+            sys.exit(EXIT_INPUT)
+        except TriageError as error:
+            click.echo(f"triage: {error}", err=True)
+            sys.exit(EXIT_SETUP)
+        except BrokenPipeError:  # the reader of our output has gone; nothing is wrong
+            sys.stderr.close()
+            sys.exit(0)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Read citizens' requests for help, in Chinese: what about, how urgent, who must act, and why.
+
+    Exit codes: 0 all answered; 1 some rows were bad (named on stderr), the others are answered;
+    2 wrong use or unreadable input; 3 a faulty model, rule or profile.
+    """
+
+
+def _setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--rules", type=click.Path(path_type=Path, exists=True, file_okay=False), help="rules laid over the shipped"
+        ),
+        click.option("--profile", default="zhengzhou", show_default=True, help="a shipped profile or a .toml file"),
+        click.option("--model", type=click.Path(path_type=Path), help="a model folder; default the shipped one"),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("source")
+@_setup_options
+@click.option("--json", "as_json", is_flag=True, help="JSON for a single text, too")
+@click.option(
+    "--format", "form", type=click.Choice(["jsonl", "csv", "tsv", "lines"]), help="default: by suffix or content"
+)
+@click.option("--text-column", default="text", show_default=True)
+@click.option("--id-column", default="id", show_default=True)
+def predict(
+    source: str, model: Path | None, profile: str, rules: Path | None, as_json: bool, form: str | None, text_column: str,
+    id_column: str,
+) -> None:  # fmt: skip
+    """Triage SOURCE: a text, a file (JSONL, CSV, TSV, plain lines), or - for standard input.
+
+    A text gives a card for people; a file gives JSONL on stdout, one object a request, in input order.
+    """
+    from triage.engine import Triager
+    from triage.sources import read_requests
+
+    is_file = source == "-" or Path(source).is_file() if len(source) < 4096 else False
+    if not is_file and form is None and _looks_like_a_path(source):
+        raise InputError(f"{source}: no such file; give an existing file, - or the text itself")
+    if is_file or form is not None:
+        items = list(read_requests(source, form, text_column, id_column))
+        sys.exit(_predict_file(Triager.load(model, profile=profile, rules=rules), items))
+    decision = Triager.load(model, profile=profile, rules=rules).predict(source)
+    if as_json:
+        click.echo(json.dumps(decision.to_dict(), ensure_ascii=False))
+    else:
+        _card(decision)
+
+
+def _looks_like_a_path(source: str) -> bool:
+    return Path(source).suffix.lower() in {".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".json", ".xlsx", ".parquet"}
+
+
+def _predict_file(triager: Triager, items: Sequence[HelpRequest | BadRow]) -> int:
+    """Write one JSON object a good row to stdout, bad rows to stderr; return the exit code."""
+    from triage.sources import split_bad
+
+    requests, bad = split_bad(items)
+    for row in bad:
+        click.echo(f"triage: {row}", err=True)
+    for chunk in _with_progress([requests[i : i + CHUNK] for i in range(0, len(requests), CHUNK)], len(requests)):
+        for request, decision in zip(chunk, triager.predict_many([r.text for r in chunk]), strict=True):
+            click.echo(json.dumps({"id": request.id, **decision.to_dict()}, ensure_ascii=False))
+    if bad:
+        click.echo(f"triage: {len(requests)} answered, {len(bad)} bad row(s) left out", err=True)
+    return EXIT_BAD_ROWS if bad else 0
+
+
+def _with_progress(chunks: Sequence[Sequence[HelpRequest]], total: int) -> Iterator[Sequence[HelpRequest]]:
+    if not sys.stderr.isatty():
+        yield from chunks
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("triage"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("triage", total=total)
+        for chunk in chunks:
+            yield chunk
+            progress.advance(task, len(chunk))
+
+
+def _card(decision: Decision) -> None:
+    """Print one decision for people: the request with its evidence marked, the labels, the reasons."""
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    body = Text(decision.text)
+    for finding in decision.findings:
+        body.stylize("bold reverse" if finding.holds else "dim strike", finding.start, finding.end)
+    table = Table.grid(padding=(0, 2))
+    urgency = decision.urgency
+    table.add_row("紧急程度", Text(f" {urgency.name} ", COLOURS[urgency.code]) + f" {urgency.code} {urgency.score:.2f}")
+    table.add_row("诉求类别", f"{decision.category.name} {decision.category.code} {decision.category.score:.2f}")
+    others = "".join(f"，协办 {d.name} {d.code}" for d in decision.co_departments)
+    table.add_row(
+        "责任部门", f"{decision.department.name} {decision.department.code} {decision.department.score:.2f}{others}"
+    )
+    table.add_row("风险标签", "，".join(f"{f.name} {f.code} {f.score:.2f}" for f in decision.flags) or "-")
+    table.add_row("属地", "，".join(decision.districts) or "-")
+    table.add_row("人工复核", "需要" if decision.needs_review else "不需要")
+    console = Console()
+    console.print(Panel(body))
+    console.print(table)
+    for reason in decision.reasons:
+        console.print(f"• {reason}", markup=False, highlight=False)
+
+
+@main.group()
+def rules() -> None:
+    """Look at the rules: check them, or see what they find in a text."""
+
+
+@rules.command()
+@click.option("--rules", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def check(folder: Path | None) -> None:
+    """Load all rules and try each on its own hit and miss sentences."""
+    from triage.rules.book import load_rules
+
+    book = load_rules(*([folder] if folder else []), check=True)
+    click.echo(f"{len(book.rules)} rules, fingerprint {book.fingerprint}: all examples hold")
+
+
+@rules.command()
+@click.argument("text")
+@click.option("--rules", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def explain(text: str, folder: Path | None) -> None:
+    """Show every finding in TEXT: rule, words, whether it holds, and the cue that decided it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from triage.rules.book import load_rules
+    from triage.text import clean
+
+    table = Table("characters", "words", "rule", "status", "cue", "says")
+    for f in load_rules(*([folder] if folder else [])).apply(clean(text)):
+        says = ", ".join(x for x in (f.flag, f.urgency, f.category, f.department) if x)
+        table.add_row(
+            f"{f.start}-{f.end}", f.text, f.rule, f.status.value, f.cue, says + (" (floor)" if f.red_flag else "")
+        )
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

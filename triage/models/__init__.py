@@ -1,0 +1,1 @@
+"""How likely is each label, from the whole text? Backends behind one protocol (`base`)."""
