@@ -93,6 +93,14 @@ miss = ["血氧仪掉了", "血氧测过了，东西后来才掉"]
     assert {f.rule for f in find(book, "血氧掉到85")} >= {"own.oxygen", "own.near"}
 
 
+def test_absent_words_forbid_a_fact_wherever_they_stand(tmp_path: Path) -> None:
+    book = own(
+        tmp_path,
+        '[[rule]]\nid = "own.l"\nmeans = "x"\nany = ["要生了"]\nabsent = ["我家猫"]\nflag = "pregnancy"\nhit = ["她要生了"]\n',
+    )
+    assert not [f for f in find(book, "要生了要生了！不是人，是我家猫") if f.rule == "own.l"]
+
+
 def test_when_makes_a_rule_out_of_other_facts(tmp_path: Path) -> None:
     book = own(tmp_path, """
 [[rule]]
@@ -175,7 +183,7 @@ def test_broken_toml_names_the_file(tmp_path: Path) -> None:
         own(tmp_path, "[[rule]\n")
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.text(st.sampled_from("我妈没有胸痛如果发烧了,。？\n破水 38.5岁药") | st.characters(), max_size=60))
 def test_any_text_gives_valid_spans(text: str) -> None:
     for f in _BOOK.apply(clean(text)):

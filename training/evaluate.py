@@ -25,10 +25,11 @@ from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
 from training.corpus import DATA, Example, load
 from triage.decide import QUESTIONS, Policy, Weights
 from triage.engine import Triager
+from triage.models.base import Backend
 from triage.models.folder import SHIPPED
 from triage.models.stub import StubBackend
 from triage.profile import load_profile
-from triage.records import Decision, severity
+from triage.records import Decision, Scores, severity
 from triage.rules.book import RuleBook
 from triage.text import CleanText
 
@@ -89,6 +90,19 @@ def measure(examples: Sequence[Example], answers: Sequence[Answer], min_support:
         "district accuracy": float(np.mean([set(x.districts) == set(a.districts) for x, a in zip(examples, answers, strict=True)])),
         "review share": float(np.mean([a.needs_review for a in answers])),
     }  # fmt: skip
+
+
+class _Remembered:
+    """A backend that scores each text once, however many systems are compared."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.model_id, self.labels, self._backend = backend.model_id, backend.labels, backend
+        self._known: dict[str, Scores] = {}
+
+    def score(self, texts: Sequence[str]) -> list[Scores]:
+        new = [t for t in dict.fromkeys(texts) if t not in self._known]
+        self._known |= zip(new, self._backend.score(new), strict=True)
+        return [self._known[t] for t in texts]
 
 
 class _Silent(RuleBook):
@@ -172,6 +186,7 @@ def answers(triager: Triager, examples: Sequence[Example]) -> list[Answer]:
 def evaluate(triager: Triager, examples: Sequence[Example], train: Sequence[Example] | None, min_support: int = 1,
              ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Return {row of the table: measures}; baselines need the training examples."""
+    triager = Triager(_Remembered(triager.backend), triager.rules, triager.profile, triager.policy)
     rows = {
         "rules and model": answers(triager, examples),
         "model alone": answers(model_alone(triager), examples),
@@ -197,14 +212,16 @@ def as_table(title: str, result: dict[str, dict[str, float]]) -> Table:
     "--data", type=click.Path(path_type=Path, exists=True), default=DATA / "test.jsonl", show_default="the test split"
 )
 @click.option("--also", type=click.Path(path_type=Path, exists=True), multiple=True, help="another labelled file")
+@click.option("--without", type=click.Path(path_type=Path, exists=True), help="a JSON list of ids to leave out")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="write the figures here as well")
-def main(model: Path, data: Path, also: tuple[Path, ...], json_path: Path | None) -> None:
+def main(model: Path, data: Path, also: tuple[Path, ...], without: Path | None, json_path: Path | None) -> None:
     """Print the evaluation tables of a model folder."""
+    left_out = set(json.loads(without.read_text("utf-8"))) if without else set()
     triager, train, console = Triager.load(model), load(DATA / "train.jsonl"), Console()
     console.print(f"model {triager.fingerprints['model']}, rules {triager.fingerprints['rules']}")
     results = {}
     for path in (data, *also):
-        examples = load(path, load_profile())
+        examples = [x for x in load(path, load_profile()) if x.id not in left_out]
         results[path.stem] = evaluate(triager, examples, train, min_support=1 if path == data else 10)
         console.print(as_table(f"{path.name}: {len(examples)} requests, "
                                f"{sum(x.urgency == 'critical' for x in examples)} critical", results[path.stem]))  # fmt: skip

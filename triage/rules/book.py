@@ -38,6 +38,7 @@ class Rule:
     within: int = 12  # how near, in characters between the two
     word: bool = False  # the literal must begin and end where jieba sees a word begin and end
     unless: tuple[str, ...] = ()  # literals that forbid the fact when they stand within 6 characters or overlap it
+    absent: tuple[str, ...] = ()  # literals that forbid the fact wherever they stand in the request
     when: tuple[str, ...] = ()  # flags or rule ids that must hold somewhere in the request as well
     flag: str | None = None
     urgency: str | None = None
@@ -51,7 +52,8 @@ class Rule:
 
 
 UNLESS_WITHIN = 6
-_LISTS = {"any", "regex", "unless", "when", "ignores", "hit", "miss"}
+_LISTS = {"any", "regex", "unless", "absent", "when", "ignores", "hit", "miss"}
+_LITERALS = {"any", "unless", "absent"}
 _FIELDS = {f.name for f in fields(Rule)}
 _CUE_FIELDS = {f.name for f in fields(Cue)}
 _RULE_FILE_KEYS = {"lexicon", "rule", "decoy", "cue", "closers", "asks", "owners"}
@@ -112,8 +114,8 @@ def _parse_rule(raw: Mapping[str, Any], lexicon: Mapping[str, list[str]], place:
             faults.add(place, f"needs `{key}`, a text")
     values: dict[str, Any] = {k: v for k, v in raw.items() if k in _FIELDS}
     for key in _LISTS & set(values):
-        words = _words(values[key], lexicon if key in {"any", "unless"} else {}, f"{place}: {key}", faults)
-        values[key] = _cleaned(words) if key in {"any", "unless"} else words
+        words = _words(values[key], lexicon if key in _LITERALS else {}, f"{place}: {key}", faults)
+        values[key] = _cleaned(words) if key in _LITERALS else words
     if "near" in values:
         near = values["near"]
         groups = near if isinstance(near, list) and near and isinstance(near[0], list) else [near]
@@ -215,6 +217,7 @@ class RuleBook:
         groups: dict[tuple[str, ...], int] = {}
         self._near: list[list[int]] = []
         self._unless: list[int | None] = []
+        self._absent: list[int | None] = []
 
         def group(words: tuple[str, ...]) -> int:
             if words not in groups:
@@ -232,6 +235,7 @@ class RuleBook:
             self._expression_rule += [i] * len(rule.regex)
             self._near.append([group(words) for words in rule.near])
             self._unless.append(group(rule.unless) if rule.unless else None)
+            self._absent.append(group(rule.absent) if rule.absent else None)
         for cue in source.cues:
             for word in cue.words:
                 roles[word].append(("cue", cue))
@@ -273,6 +277,8 @@ class RuleBook:
         found: list[Finding] = []
         for i, hits in facts.items():
             rule, unless = self.rules[i], self._unless[i]
+            if self._absent[i] in groups:
+                continue
             for start, end in _longest(hits):
                 if decoys.swallows(start, end) or (rule.word and not {start, end} <= edges):
                     continue
