@@ -19,7 +19,7 @@ from typing import Any
 from triage.errors import RuleError
 from triage.records import URGENCY_LEVELS, Finding, Status
 from triage.rules.context import Context, Cue, CueHit, Hit
-from triage.rules.matcher import Matcher
+from triage.rules.matcher import Matcher, compile_expression
 from triage.text import CleanText, clean, parse_number
 
 SHIPPED = Path(__file__).parent
@@ -139,7 +139,7 @@ def _parse_rule(raw: Mapping[str, Any], lexicon: Mapping[str, list[str]], place:
         faults.add(place, "needs at least one `hit` sentence that it finds")
     for pattern in values.get("regex", ()):
         try:
-            Matcher([], [pattern])
+            compile_expression(pattern)
         except ValueError as error:
             faults.add(place, str(error))
     return Rule(**values) if len(faults.lines) == before else None
@@ -215,6 +215,8 @@ class RuleBook:
         ).hexdigest()[:16]
         roles: dict[str, list[tuple[str, Any]]] = defaultdict(list)
         groups: dict[tuple[str, ...], int] = {}
+        self._by_id = {rule.id: rule for rule in self.rules}
+        self._compounds = [rule for rule in self.rules if rule.when and not (rule.any or rule.regex)]
         self._near: list[list[int]] = []
         self._unless: list[int | None] = []
         self._absent: list[int | None] = []
@@ -272,19 +274,25 @@ class RuleBook:
         decoys = _Spans(marks["decoy"])
         cues = [c for c in cues if not decoys.swallows(c[0], c[1])]
         context = Context(text, cues, marks["closer"], marks["ask"], marks["owner"])
-        spans = {ref: _Spans(hits) for ref, hits in groups.items()}
+        spans: dict[int, _Spans] = {}
+
+        def near(ref: int, start: int, end: int, gap: int) -> bool:
+            if ref not in spans:  # most groups that occur are never asked for
+                spans[ref] = _Spans(groups[ref])
+            return spans[ref].near(start, end, gap)
+
         edges = _word_edges(text) if any(self.rules[i].word for i in facts) else frozenset()
         found: list[Finding] = []
         for i, hits in facts.items():
             rule, unless = self.rules[i], self._unless[i]
-            if self._absent[i] in groups:
+            if self._absent[i] in groups or not all(g in groups for g in self._near[i]):
                 continue
             for start, end in _longest(hits):
                 if decoys.swallows(start, end) or (rule.word and not {start, end} <= edges):
                     continue
-                if unless is not None and unless in spans and spans[unless].near(start, end, UNLESS_WITHIN):
+                if unless is not None and unless in groups and near(unless, start, end, UNLESS_WITHIN):
                     continue
-                if not all(g in spans and spans[g].near(start, end, rule.within) for g in self._near[i]):
+                if not all(near(g, start, end, rule.within) for g in self._near[i]):
                     continue
                 status, cue = context.status(start, end)
                 if status.value in rule.ignores:
@@ -295,7 +303,7 @@ class RuleBook:
 
     def _compound(self, found: list[Finding]) -> list[Finding]:
         """Add the rules that need other facts, drop those whose other facts do not hold."""
-        by_id = {rule.id: rule for rule in self.rules}
+        by_id = self._by_id
         held: dict[str, Finding] = {}
         for f in found:
             if f.holds and not by_id[f.rule].when:
@@ -303,8 +311,8 @@ class RuleBook:
                 if f.flag:
                     held.setdefault(f.flag, f)
         kept = [f for f in found if all(w in held for w in by_id[f.rule].when)]
-        for rule in self.rules:
-            if rule.when and not (rule.any or rule.regex) and all(w in held for w in rule.when):
+        for rule in self._compounds:
+            if all(w in held for w in rule.when):
                 first = held[rule.when[0]]
                 kept.append(_finding(rule, first.start, first.end, first.text, Status.HOLDS, ""))
         return sorted(kept, key=lambda f: (f.start, f.end, f.rule))

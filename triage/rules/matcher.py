@@ -1,15 +1,25 @@
 """Find every literal and every regular expression of all rules in a text, in one pass each.
 
-Literals go through one Aho-Corasick automaton (`ahocorasick-rs`), expressions through one RE2 set (linear time, so
-no pattern can hang on any text); only the few expressions that occur are then located.
+Literals go through one Aho-Corasick automaton (`ahocorasick-rs`). RE2 (linear time, so no pattern can hang on any text)
+names the few expressions whose necessary words occur (its prefilter: 20 µs a text for hundreds, where a set of all of
+them takes milliseconds); only those are tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import re2
 from ahocorasick_rs import AhoCorasick
+
+
+def compile_expression(expression: str) -> Any:
+    """Return the compiled RE2 expression. Raises ValueError naming it when its syntax is not RE2's."""
+    try:
+        return re2.compile(expression)
+    except re2.error as error:
+        raise ValueError(f"bad expression {expression!r}: {error}") from None
 
 
 class Matcher:
@@ -21,15 +31,12 @@ class Matcher:
     def __init__(self, literals: Sequence[str], expressions: Sequence[str]) -> None:
         self._automaton = AhoCorasick(literals) if literals else None
         self._expressions = []
-        self._set = re2.Set.SearchSet()
+        self._filter = re2.Filter()
         for expression in expressions:
-            try:
-                self._expressions.append(re2.compile(expression))
-            except re2.error as error:
-                raise ValueError(f"bad expression {expression!r}: {error}") from None
-            self._set.Add(expression)
+            self._expressions.append(compile_expression(expression))
+            self._filter.Add(expression)
         if expressions:
-            self._set.Compile()
+            self._filter.Compile()
 
     def literals(self, text: str) -> list[tuple[int, int, int]]:
         """Return (literal, start, end) of every occurrence, overlapping ones included, in order of their end."""
@@ -41,7 +48,7 @@ class Matcher:
         """Yield (expression, start, end, text of group 1 or "") of every match."""
         if not self._expressions:
             return
-        for i in sorted(self._set.Match(text) or ()):  # None when nothing matches
+        for i in sorted(self._filter.Match(text, True)):
             for match in self._expressions[i].finditer(text):
                 if match.end() > match.start():
                     yield i, match.start(), match.end(), (match.group(1) or "") if match.re.groups else ""
