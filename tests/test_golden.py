@@ -31,13 +31,12 @@ GOLDEN: dict[str, tuple[str, str, set[str], str, set[str], str | None]] = {
     "z09": ("health_code", "priority", set(), "data", set(), None),
     "z10": ("food", "priority", set(), "supply", set(), "金水区"),
     "z11": ("education", "routine", set(), "education", set(), None),
-    "z12": ("business", "priority", set(), "enterprise", set(), "中牟县"),
+    "z12": ("business", "routine", set(), "enterprise", set(), "中牟县"),
     "z13": ("suggestion", "routine", set(), "coordination", set(), None),
     "z14": ("other", "routine", set(), "coordination", set(), None),
     "z15": ("policy", "routine", set(), "coordination", set(), None),
     "z16": ("testing", "routine", set(), "testing", set(), None),
-    "z17": ("medical", "routine", set(), "medical", set(), None),
-    "z18": ("other", "routine", {"pregnancy", "infant"}, "coordination", set(), None),
+    "z18": ("other", "routine", set(), "coordination", set(), None),
 }
 
 

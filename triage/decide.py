@@ -74,8 +74,8 @@ class Evidence:
 
 
 def log_odds(p: float) -> float:
-    """Return ln(p / (1 - p)), p kept within [1e-4, 1 - 1e-4]: no single witness is ever certain."""
-    p = max(1e-4, min(1 - 1e-4, p))
+    """Return ln(p / (1 - p)), p kept within [0.01, 0.99]: no single witness is ever certain."""
+    p = max(0.01, min(0.99, p))
     return math.log(p / (1 - p))
 
 
@@ -83,13 +83,12 @@ def gather(findings: Sequence[Finding], scores: Scores) -> dict[str, dict[str, E
     """Put the two witnesses side by side: question -> label -> evidence."""
     holding = [f for f in findings if f.holds]
     flags_for = {f.flag for f in holding}
+    keys = {f.co_department for f in holding}
     flags_against = {f.flag for f in findings if not f.holds} - flags_for
     out = {
         "category": _choice(scores.category, [f.category for f in holding]),
         "department": _choice(scores.department, [f.department for f in holding]),
-        # The model's own view of the co-departments, and any department that a rule names, as it may be the second one.
-        "co_departments": {code: Evidence(log_odds(p), code in {f.department for f in holding}, False)
-                           for code, p in scores.co_departments.items()},
+        "co_departments": {code: Evidence(log_odds(p), code in keys, False) for code, p in scores.co_departments.items()},
         "flags": {code: Evidence(log_odds(p), code in flags_for, code in flags_against) for code, p in scores.flags.items()},
     }  # fmt: skip
     spoken = most_severe([f.urgency for f in holding if f.urgency])
@@ -163,15 +162,19 @@ def decide(
     flags = []
     for code, e in evidence["flags"].items():
         p = e.probability(policy.weights["flags"])
-        if p >= policy.thresholds["flags"]:
-            shown = tuple(f for f in findings if f.holds and f.flag == code)
+        shown = tuple(f for f in findings if f.holds and f.flag == code)
+        # A red flag that moves the urgency also stands as a flag, or the decision would contradict its own reason.
+        if p >= policy.thresholds["flags"] or any(f.red_flag for f in shown):
             flags.append(Flag(code, profile.label_name("flag", code), p, shown))
     co = sorted(
         (
             Label(code, profile.label_name("department", code), p)
             for code, e in evidence["co_departments"].items()
             if code != department.code
-            and (p := e.probability(policy.weights["co_departments"])) >= policy.thresholds["co_departments"]
+            and (
+                (p := e.probability(policy.weights["co_departments"])) >= policy.thresholds["co_departments"]
+                or any(f.co_department == code for f in floors)
+            )
         ),
         key=lambda label: -label.score,
     )

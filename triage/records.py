@@ -43,8 +43,8 @@ class Finding:
     urgency: str | None = None
     category: str | None = None
     department: str | None = None
+    co_department: str | None = None
     red_flag: bool = False
-    weight: float = 1.0
 
     @property
     def holds(self) -> bool:
@@ -53,7 +53,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as plain JSON values, without empty fields."""
-        return {k: v for k, v in asdict(self).items() if v not in (None, "", False) and k != "weight"}
+        return {k: v for k, v in asdict(self).items() if v not in (None, "", False)}
 
 
 @dataclass(frozen=True, slots=True)
