@@ -106,13 +106,6 @@ def test_a_policy_survives_its_json() -> None:
     assert Policy.from_dict(policy.to_dict()) == policy
 
 
-def test_a_life_at_stake_is_what_the_request_is_about() -> None:
-    road = scores(category={"transport": 0.99}, department={"transport": 0.99})
-    decision = judge([finding(urgency="critical", red_flag=True, category="medical", department="medical")], road)
-    assert (decision.category.code, decision.department.code) == ("medical", "medical")
-    assert decision.category.score < 0.5  # what the witnesses say stays visible
-
-
 def test_evidence_puts_both_witnesses_side_by_side() -> None:
     e = gather([finding(flag="fever"), finding(Status.DENIED, flag="stroke")], EVEN)
     assert e["flags"]["fever"].rules_for

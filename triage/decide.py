@@ -138,20 +138,16 @@ def decide(
     reasons: list[str] = []
     review: list[str] = []
 
-    floors = [f for f in findings if f.holds and f.red_flag]
-    grave = [f for f in floors if f.urgency == "critical"]
-
     def best(question: str) -> Label:
         p = {code: e.probability(policy.weights[question]) for code, e in evidence[question].items()}
         total = sum(p.values())
-        # A life at stake is what the request is about, whatever blocks the way (tie 1 of the labelling guide).
-        named = {getattr(f, question) for f in grave} - {None}
-        code = max([c for c in p if c in named] or p, key=lambda c: p[c])
+        code = max(p, key=lambda c: p[c])
         return Label(code, profile.label_name(question, code), p[code] / total)
 
     category, department = best("category"), best("department")
     distribution = urgency_distribution(evidence, policy)
     level = choose_urgency(distribution, policy.thresholds)
+    floors = [f for f in findings if f.holds and f.red_flag]
     floor = most_severe([f.urgency for f in floors if f.urgency])
     if floor is not None and severity(floor) > severity(level):
         level = floor
