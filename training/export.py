@@ -84,6 +84,9 @@ def card(evaluation: dict[str, dict[str, dict[str, float]]], about: dict[str, ob
             lines.append(f"| {measure} {arrow} | " + " | ".join(f"{result[r][measure]:.3f}" for r in result) + " |")
         lines.append("")
     lines += [
+        "## How it was trained", "",
+        "`training.toml` is the configuration of the last step (`training/finish.toml`: the written labels alone). Before it came a",
+        "12-layer teacher (`training/train.toml`) and a 6-layer student of its scores and the labels (`training/student.toml`).", "",
         "## Limits", "",
         "- Written, not collected, training data: real requests are barer and messier than the corpus.",
         "- Zhengzhou, January 2022 is most of it; other emergencies and cities are a fifth.",
