@@ -70,6 +70,14 @@ def test_a_word_is_not_a_fact(triager: Triager, text: str, absent: str) -> None:
     assert severity(decision.urgency.code) < severity("urgent"), decision.explain()
 
 
+@pytest.mark.parametrize(
+    "text", ["孕妇可以打疫苗吗", "我不是孕妇，就想问问几点能下楼做核酸", "如果突然胸痛怎么办", "昨天已经顺利生产，感谢"]
+)
+def test_the_opposites_of_the_golden_requests_are_routine(triager: Triager, text: str) -> None:
+    decision = triager.predict(text)
+    assert decision.urgency.code == "routine", decision.explain()
+
+
 GRAVE = [
     "我爸突然叫不醒了",
     "老婆羊水破了出不去",

@@ -17,7 +17,6 @@ from typing import Any
 from triage.errors import InputError
 from triage.records import HelpRequest
 
-FORMATS = ("jsonl", "csv", "tsv", "lines")
 _SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".txt": "lines"}
 
 

@@ -14,7 +14,6 @@ from triage.profile import Profile
 from triage.records import URGENCY_LEVELS, Scores
 
 Array = npt.NDArray[np.float32]
-HEADS = ("category", "urgency", "department", "co_departments", "flags")
 
 
 class Backend(Protocol):
