@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triage.errors import RuleError
+from triage.profile import load_profile
 from triage.records import Finding, Status
 from triage.rules.book import RuleBook, load_rules
 from triage.text import clean
@@ -30,8 +31,6 @@ def test_every_shipped_rule_passes_its_own_sentences() -> None:
 
 
 def test_every_flag_and_every_grave_level_has_rules(book: RuleBook) -> None:
-    from triage.profile import load_profile
-
     assert {r.flag for r in book.rules} >= set(load_profile().labels["flag"])
     assert {r.urgency for r in book.rules} >= {"critical", "urgent", "priority"}
 
@@ -139,6 +138,15 @@ def test_a_citys_rule_replaces_the_shipped_one_of_the_same_id(tmp_path: Path, bo
     assert [r.any for r in laid.rules if r.id == first.id] == [("甲乙丙丁",)]
     assert len(laid.rules) == len(book.rules)
     assert laid.fingerprint != book.fingerprint
+
+
+def test_rules_that_speak_of_labels_unknown_to_the_profile_are_refused_together(tmp_path: Path) -> None:
+    book = own(tmp_path, '[[rule]]\nid = "own.a"\nmeans = "x"\nany = ["甲乙"]\nflag = "feverish"\nhit = ["甲乙"]\n'
+                         '[[rule]]\nid = "own.b"\nmeans = "x"\nany = ["丙丁"]\ndepartment = "police"\nhit = ["丙丁"]\n')  # fmt: skip
+    with pytest.raises(RuleError) as error:
+        book.check_against(load_profile())
+    assert "own.a: flag 'feverish'" in str(error.value)
+    assert "own.b: department 'police'" in str(error.value)
 
 
 def test_all_faults_of_a_rule_file_are_listed_at_once(tmp_path: Path) -> None:

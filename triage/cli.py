@@ -164,11 +164,14 @@ def rules() -> None:
 
 @rules.command()
 @click.option("--rules", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-def check(folder: Path | None) -> None:
-    """Load all rules and try each on its own hit and miss sentences."""
+@click.option("--profile", default="zhengzhou", show_default=True, help="a shipped profile or a .toml file")
+def check(folder: Path | None, profile: str) -> None:
+    """Load all rules, try each on its own hit and miss sentences, and match its codes with the profile's."""
+    from triage.profile import load_profile
     from triage.rules.book import load_rules
 
     book = load_rules(*([folder] if folder else []), check=True)
+    book.check_against(load_profile(profile))
     click.echo(f"{len(book.rules)} rules, fingerprint {book.fingerprint}: all examples hold")
 
 

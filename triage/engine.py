@@ -47,7 +47,9 @@ class Triager:
             policy = Policy.from_dict(folder.read_json("decision.json"))
             model = OnnxBackend(folder, workers)
         model.labels.check_against(used_profile)
-        return cls(model, load_rules(*([Path(rules)] if rules else [])), used_profile, policy)
+        book = load_rules(*([Path(rules)] if rules else []))
+        book.check_against(used_profile)
+        return cls(model, book, used_profile, policy)
 
     def predict(self, text: str) -> Decision:
         """Decide on one request. Raises TypeError for anything but a string."""

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from triage.profile import Profile
 from triage.records import Finding, Status
 from triage.rules.context import Context, CueHit, Hit
 from triage.rules.files import Faults, Rule, RuleSource, read_rules
@@ -66,6 +67,18 @@ class RuleBook:
                 roles[word].append((kind, None))
         self._roles = list(roles.values())
         self._matcher = Matcher(list(roles), expressions)
+
+    def check_against(self, profile: Profile) -> None:
+        """Raise RuleError that lists every rule speaking for a label the profile does not have."""
+        faults = Faults()
+        for rule in self.rules:
+            for key, head in (("flag", "flag"), ("category", "category"),
+                              ("department", "department"), ("co_department", "department")):  # fmt: skip
+                code = getattr(rule, key)
+                if code is not None and code not in profile.labels[head]:
+                    known = ", ".join(profile.labels[head])
+                    faults.add(rule.id, f"{key} {code!r} is no {head} of profile {profile.name}; it has {known}")
+        faults.raise_if_any()
 
     def apply(self, clean_text: CleanText) -> list[Finding]:
         """Return every finding, ordered by place, then rule id; facts that do not hold are among them."""
