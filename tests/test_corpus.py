@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from training.corpus import DATA, SPLITS, Example, leaks, load, near_copies
+from training.corpus import DATA, SPLITS, Example, leaks, load, near_copies, schema
 from triage.errors import InputError
 from triage.profile import Profile
 
@@ -18,26 +19,77 @@ def splits() -> dict[str, list[Example]]:
     return {s: load(DATA / f"{s}.jsonl") for s in SPLITS}
 
 
+def counted(rows: list[Example], head: str) -> Counter[str]:
+    values = [getattr(x, head) for x in rows]
+    return Counter(code for v in values for code in ([v] if isinstance(v, str) else v))
+
+
 def test_every_split_is_large_enough_and_says_which_it_is(splits: dict[str, list[Example]]) -> None:
-    assert len(splits["train"]) >= 2000
-    assert len(splits["validation"]) >= 300
-    assert len(splits["test"]) >= 400
+    assert len(splits["train"]) >= 8000
+    assert len(splits["validation"]) >= 450
+    assert len(splits["test"]) >= 800
+    assert counted(splits["test"], "urgency")["critical"] >= 200
     assert all(x.split == name and x.voice for name, rows in splits.items() for x in rows)
     assert len({x.id for rows in splits.values() for x in rows}) == sum(map(len, splits.values()))
 
 
-def test_every_label_is_taught_and_tested(splits: dict[str, list[Example]], profile: Profile) -> None:
-    for rows, least in ((splits["train"], 20), (splits["validation"], 5), (splits["test"], 4)):
-        for head in ("category", "urgency", "department"):
-            count = Counter(getattr(x, head) for x in rows)
-            assert {c: n for c in profile.labels[head] if (n := count[c]) < least} == {}
-        flags = Counter(f for x in rows for f in x.flags)
-        assert {c: n for c in profile.labels["flag"] if (n := flags[c]) < least} == {}
+@pytest.mark.parametrize(
+    ("head", "codes", "least"),
+    [("category", "category", 340), ("urgency", "urgency", 1500), ("department", "department", 350),
+     ("flags", "flag", 110), ("mentioned", "flag", 20)],
+)  # fmt: skip
+def test_training_tells_every_label_often_enough(
+    splits: dict[str, list[Example]], profile: Profile, head: str, codes: str, least: int
+) -> None:
+    count = counted(splits["train"], head)
+    assert {c: n for c in profile.labels[codes] if (n := count[c]) < least} == {}
 
 
-def test_words_that_are_no_facts_are_taught_for_every_flag(splits: dict[str, list[Example]], profile: Profile) -> None:
-    mentioned = Counter(f for x in splits["train"] for f in x.mentioned)
-    assert {c: n for c in profile.labels["flag"] if (n := mentioned[c]) < 3} == {}
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_what_is_measured_has_every_label(splits: dict[str, list[Example]], profile: Profile, split: str) -> None:
+    for head, codes in (
+        ("category", "category"),
+        ("urgency", "urgency"),
+        ("department", "department"),
+        ("flags", "flag"),
+    ):
+        count = counted(splits[split], head)
+        assert {c: n for c in profile.labels[codes] if (n := count[c]) < 5} == {}, head
+
+
+def test_long_requests_bury_grave_facts(splits: dict[str, list[Example]]) -> None:
+    long = [x for x in splits["train"] if len(x.text) > 200]
+    assert sum(x.urgency in ("critical", "urgent") for x in long) >= 180
+    assert sum(x.urgency in ("priority", "routine") for x in long) >= 60
+
+
+def test_contrast_pairs_differ_in_little_wording_and_in_a_label(splits: dict[str, list[Example]]) -> None:
+    pairs: dict[str, list[Example]] = defaultdict(list)
+    for x in splits["train"]:
+        if x.pair:
+            pairs[x.pair].append(x)
+    assert len(pairs) >= 600
+    for tag, rows in pairs.items():
+        labels = {(x.category, x.urgency, x.department, x.co_departments, x.flags) for x in rows}
+        assert len(labels) == len(rows) == 2, tag
+
+
+def test_the_schema_beside_the_data_is_the_profiles_and_every_row_obeys_it(
+    splits: dict[str, list[Example]], profile: Profile
+) -> None:
+    written = json.loads((DATA / "schema.json").read_text("utf-8"))
+    assert written == schema(profile)
+    validator = Draft202012Validator(written)
+    for split in SPLITS:
+        for line in (DATA / f"{split}.jsonl").read_text("utf-8").splitlines():
+            assert validator.is_valid(json.loads(line)), line[:60]
+
+
+def test_one_line_of_datasets_loads_it() -> None:
+    from datasets import load_dataset
+
+    rows = load_dataset("json", data_files=str(DATA / "validation.jsonl"), split="train")
+    assert {"text", "urgency", "flags"} <= set(rows.column_names)
 
 
 def test_no_split_copies_from_another(splits: dict[str, list[Example]]) -> None:

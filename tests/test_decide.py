@@ -33,8 +33,8 @@ def finding(status: Status = Status.HOLDS, **says: object) -> Finding:
     return Finding("test.rule", 0, 2, "胸痛", status, **says)  # type: ignore[arg-type]
 
 
-def judge(findings: list[Finding], given_scores: Scores = EVEN) -> Decision:
-    return decide(clean("胸痛得很"), findings, given_scores, (), PROFILE, Policy(), {"model": "stub"})
+def judge(findings: list[Finding], given_scores: Scores = EVEN, policy: Policy = Policy()) -> Decision:  # noqa: B008
+    return decide(clean("胸痛得很"), findings, given_scores, (), PROFILE, policy, {"model": "stub"})
 
 
 def test_a_red_flag_is_a_floor_that_the_model_cannot_lower() -> None:
@@ -44,6 +44,16 @@ def test_a_red_flag_is_a_floor_that_the_model_cannot_lower() -> None:
     assert decision.urgency.code == "critical"
     assert decision.needs_review
     assert any("rules say critical" in r for r in decision.reasons)
+
+
+def test_a_red_flag_steps_back_before_a_model_that_is_sure_and_a_person_looks() -> None:
+    policy = Policy(floor_veto=0.02)
+    joke, doubt = scores(urgency={"routine": 0.99, "priority": 0.01}), scores(urgency={"routine": 0.97, "urgent": 0.03})
+    red = [finding(flag="cardiac", urgency="critical", red_flag=True)]
+    vetoed = judge(red, joke, policy)
+    assert vetoed.urgency.code != "critical"
+    assert vetoed.needs_review
+    assert judge(red, doubt, policy).urgency.code == "critical"
 
 
 @pytest.mark.parametrize("status", [s for s in Status if s is not Status.HOLDS])

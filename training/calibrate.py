@@ -24,6 +24,7 @@ from triage.text import clean
 # (share of the requests at or above a level that its threshold must keep on validation, lowest threshold allowed):
 # a miss costs more than an alarm, but below 0.4 "urgent" mostly gains alarms.
 KEEP = {"urgent": (0.96, 0.4), "critical": (0.97, 0.2)}
+HIGHEST_VETO = 0.05  # of a red flag by the model: see Policy.floor_veto
 
 
 def temperatures(logits: Array, examples: Sequence[Example], labels: Labels) -> Labels:
@@ -53,7 +54,8 @@ def _true(example: Example, question: str, label: str) -> bool:
 def fit_policy(backend: Backend, rules: RuleBook, examples: Sequence[Example]) -> Policy:
     """Fit weights by logistic regression over every (example, label) of a question, then the thresholds."""
     texts = [clean(x.text) for x in examples]
-    seen = [gather(rules.apply(t), s) for t, s in zip(texts, backend.score([t.text for t in texts]), strict=True)]
+    found, scores = [rules.apply(t) for t in texts], backend.score([t.text for t in texts])
+    seen = [gather(f, s) for f, s in zip(found, scores, strict=True)]
     weights: dict[str, Weights] = {}
     thresholds = dict.fromkeys(QUESTIONS, 0.5)
     for question in QUESTIONS:
@@ -72,7 +74,13 @@ def fit_policy(backend: Backend, rules: RuleBook, examples: Sequence[Example]) -
             thresholds[question] = _best_f1(p, truth)
         if question in KEEP:
             thresholds[question] = _keep_recall(p[truth], *KEEP[question])
-    return Policy(weights, thresholds)
+    truly_urgent = [
+        s.urgency["urgent"] + s.urgency["critical"]
+        for x, findings, s in zip(examples, found, scores, strict=True)
+        if any(f.holds and f.red_flag for f in findings) and severity(x.urgency) >= severity("urgent")
+    ]
+    veto = min([HIGHEST_VETO, *(p / 2 for p in truly_urgent)])  # half the lowest: a margin for what validation lacks
+    return Policy(weights, thresholds, floor_veto=round(veto, 4))
 
 
 def _best_f1(p: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_]) -> float:

@@ -13,20 +13,20 @@ import math
 import random
 import shutil
 import tomllib
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import torch
-from datasets import Dataset
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
+from training.augment import augmented
 from training.corpus import Example, load, load_texts
 from triage.models.base import Array, Labels
 from triage.models.bert import TorchBackend, TriageNet, keep_layers, load_checkpoint, save_checkpoint
@@ -97,33 +97,32 @@ def batches(lengths: Sequence[int], size: int, rng: random.Random) -> list[list[
     return out
 
 
-def collate(tokenizer: Any, rows: Dataset, chosen: list[int]) -> Iterator[Any]:
-    """Yield ids, mask, targets and weights of the chosen rows as tensors."""
-    part = rows[chosen]
-    padded = tokenizer.pad({"input_ids": part["input_ids"]}, return_tensors="pt")
-    yield from (
-        padded["input_ids"],
-        padded["attention_mask"],
-        torch.tensor(part["target"]),
-        torch.tensor(part["weight"]),
-    )
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What is learnt from: cleaned texts, target probabilities (n, labels.total), weights (n,), and the rows that may be
+    told together with another."""
+
+    texts: list[str]
+    target: Array
+    weight: list[float]
+    joinable: list[int]
 
 
-def build_rows(
-    config: dict[str, Any], labels: Labels, tokenizer: Any, teacher: Path | None, unlabelled: Path | None
-) -> Dataset:
-    """Tokenise the training texts and give each its target and weight."""
-    examples = load(Path(config["data"]["train"]))
+def gather_material(
+    config: dict[str, Any], labels: Labels, teacher: Path | None, unlabelled: Path | None, more: Sequence[Path]
+) -> Material:
+    """Read the training texts and those of `more` files, and the unlabelled ones when there is a teacher to label them."""
+    examples = [x for path in (Path(config["data"]["train"]), *more) for x in load(path)]
     texts = [clean(x.text).text for x in examples]
     target, weight = targets(examples, labels), [1.0] * len(texts)
+    joinable = [i for i, x in enumerate(examples) if x.urgency != "routine" and len(x.text) < 120]
     if teacher is not None:
         hard = config["distillation"]["hard"]
         extra = [t for t in load_texts(unlabelled) if t not in set(texts)] if unlabelled else []
         taught = soft_targets(TorchBackend(teacher, config["data"]["max_tokens"]).logits(texts + extra), labels)
         target = np.concatenate([hard * target + (1 - hard) * taught[: len(texts)], taught[len(texts) :]])
         texts, weight = texts + extra, weight + [config["distillation"]["unlabelled"]] * len(extra)
-    ids = tokenizer(texts, truncation=True, max_length=config["data"]["max_tokens"])["input_ids"]
-    return Dataset.from_dict({"input_ids": ids, "target": target.tolist(), "weight": weight})
+    return Material(texts, target, weight, joinable)
 
 
 def evaluate_quickly(net: TriageNet, tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> str:
@@ -146,9 +145,14 @@ def evaluate_quickly(net: TriageNet, tokenizer: Any, examples: Sequence[Example]
     )
 
 
-def train(config: dict[str, Any], out: Path, teacher: Path | None = None, unlabelled: Path | None = None) -> TriageNet:
-    """Train by `config` (see train.toml) and write the checkpoint folder `out`; returns the network.
+def train(
+    config: dict[str, Any], out: Path, teacher: Path | None = None, unlabelled: Path | None = None,
+    more: Sequence[Path] = (), also: Sequence[Path] = (),
+) -> TriageNet:  # fmt: skip
+    """Train by `config` (see train.toml) and write the checkpoint folder `out`, anew after every epoch; returns the network.
 
+    more: further labelled files to learn from. unlabelled: a folder of texts for the teacher to label.
+    After every epoch the log shows the validation split and the labelled files `also`.
     Raises InputError for bad data, OSError when the encoder cannot be found.
     """
     optimiser, profile = config["optimiser"], load_profile()
@@ -167,30 +171,39 @@ def train(config: dict[str, Any], out: Path, teacher: Path | None = None, unlabe
             AutoTokenizer.from_pretrained(source),
         )
     net = TriageNet(keep_layers(encoder, layers) if layers else encoder, labels)
-    rows = build_rows(config, labels, tokenizer, teacher, unlabelled)
-    validation = load(Path(config["data"]["validation"]))
-    lengths = [len(i) for i in rows["input_ids"]]
+    material = gather_material(config, labels, teacher, unlabelled, more)
+    checks = {path.stem: load(path) for path in (Path(config["data"]["validation"]), *also)}
+    net.norm.momentum = optimiser["norm_momentum"]
     optimizer = torch.optim.AdamW(parameter_groups(net, optimiser))
-    steps = optimiser["epochs"] * math.ceil(len(rows) / optimiser["batch"])
+    steps = optimiser["epochs"] * math.ceil(len(material.texts) / optimiser["batch"])
     schedule = get_linear_schedule_with_warmup(optimizer, int(optimiser["warmup"] * steps), steps)
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar) as progress:
         for epoch in range(1, optimiser["epochs"] + 1):
             net.train()
-            plan, running = batches(lengths, optimiser["batch"], rng), 0.0
+            if epoch > optimiser["epochs"] - optimiser["settle_epochs"]:
+                net.norm.eval()
+            texts, target = augmented(
+                material.texts, material.target, labels, rng, **config["augment"], joinable=material.joinable
+            )
+            ids = tokenizer(texts, truncation=True, max_length=config["data"]["max_tokens"])["input_ids"]
+            plan, running = batches([len(i) for i in ids], optimiser["batch"], rng), 0.0
             for chosen in progress.track(plan, description=f"epoch {epoch}"):
-                ids, mask, target, weight = collate(tokenizer, rows, chosen)
-                step_loss = loss(net(ids, mask), target, weight, labels, config["loss"])
+                x = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
+                weight = torch.tensor([material.weight[i] for i in chosen])
+                logits = net(x["input_ids"], x["attention_mask"])
+                step_loss = loss(logits, torch.from_numpy(target[chosen]), weight, labels, config["loss"])
                 step_loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
                 running += step_loss.item()
-            quick = evaluate_quickly(net, tokenizer, validation, config["data"]["max_tokens"])
-            progress.console.print(f"epoch {epoch}: loss {running / len(plan):.3f}; validation {quick}")
-    net.labels = replace(labels)
-    save_checkpoint(net.eval(), tokenizer, out)
+            progress.console.print(f"epoch {epoch}: loss {running / len(plan):.3f}", soft_wrap=True)
+            for name, examples in checks.items():
+                quick = evaluate_quickly(net, tokenizer, examples, config["data"]["max_tokens"])
+                progress.console.print(f"  {name}: {quick}", soft_wrap=True)
+            save_checkpoint(net.eval(), tokenizer, out)
     return net
 
 
@@ -201,12 +214,24 @@ def train(config: dict[str, Any], out: Path, teacher: Path | None = None, unlabe
 @click.option(
     "--unlabelled", type=click.Path(path_type=Path, exists=True), help="folder of JSONL with `text`, to distil on"
 )
+@click.option("--also-train", "more", type=click.Path(path_type=Path, exists=True), multiple=True,
+              help="another labelled JSONL file to learn from")  # fmt: skip
+@click.option("--also-evaluate", "also", type=click.Path(path_type=Path, exists=True), multiple=True,
+              help="another labelled JSONL file to watch")  # fmt: skip
 @click.option("--threads", type=int, default=0, help="torch threads; default all cores")
-def main(config: Path, out: Path, teacher: Path | None, unlabelled: Path | None, threads: int) -> None:
+def main(
+    config: Path,
+    out: Path,
+    teacher: Path | None,
+    unlabelled: Path | None,
+    more: tuple[Path, ...],
+    also: tuple[Path, ...],
+    threads: int,
+) -> None:
     """Train the model that CONFIG describes and write the checkpoint folder OUT."""
     if threads:
         torch.set_num_threads(threads)
-    train(tomllib.loads(config.read_text("utf-8")), out, teacher, unlabelled)
+    train(tomllib.loads(config.read_text("utf-8")), out, teacher, unlabelled, more, also)
     shutil.copy(config, out / "training.toml")
     click.echo(json.dumps({"checkpoint": str(out)}))
 

@@ -40,6 +40,9 @@ class Policy:
     thresholds: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(QUESTIONS, 0.5))
     review_category_below: float = 0.5
     review_urgent_between: tuple[float, float] = (0.25, 0.75)
+    # Red flags step back, and a person looks, where the model finds "at least urgent" less likely than this: news,
+    # drills and jokes use the words of emergencies.
+    floor_veto: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -54,6 +57,7 @@ class Policy:
                 {q: float(raw["thresholds"][q]) for q in QUESTIONS},
                 float(raw["review_category_below"]),
                 (float(raw["review_urgent_between"][0]), float(raw["review_urgent_between"][1])),
+                float(raw["floor_veto"]),
             )
         except (KeyError, TypeError, IndexError) as error:
             raise ModelError(f"decision.json lacks {error}; run training.calibrate again") from None
@@ -148,13 +152,16 @@ def decide(
     distribution = urgency_distribution(evidence, policy)
     level = choose_urgency(distribution, policy.thresholds)
     floors = [f for f in findings if f.holds and f.red_flag]
+    model_urgent = scores.urgency["urgent"] + scores.urgency["critical"]
+    if floors and model_urgent < policy.floor_veto:
+        review.append(f"review: rule {floors[0].rule} finds {floors[0].text}, the model is sure it is not urgent")
+        floors = []
     floor = most_severe([f.urgency for f in floors if f.urgency])
     if floor is not None and severity(floor) > severity(level):
         level = floor
         below = sum(p for name, p in distribution.items() if severity(name) < severity(floor))
         distribution = {n: 0.0 if severity(n) < severity(floor) else p for n, p in distribution.items()}
         distribution[floor] += below
-        model_urgent = scores.urgency["urgent"] + scores.urgency["critical"]
         if model_urgent < 0.5 and severity(floor) >= severity("urgent"):
             review.append(f"review: rules say {floor}, the model finds urgent or more unlikely ({model_urgent:.2f})")
     urgency = Label(level, profile.label_name("urgency", level), distribution[level])
@@ -164,7 +171,7 @@ def decide(
         p = e.probability(policy.weights["flags"])
         shown = tuple(f for f in findings if f.holds and f.flag == code)
         # A red flag that moves the urgency also stands as a flag, or the decision would contradict its own reason.
-        if p >= policy.thresholds["flags"] or any(f.red_flag for f in shown):
+        if p >= policy.thresholds["flags"] or any(f in floors for f in shown):
             flags.append(Flag(code, profile.label_name("flag", code), p, shown))
     co = sorted(
         (
