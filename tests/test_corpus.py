@@ -26,9 +26,9 @@ def counted(rows: list[Example], head: str) -> Counter[str]:
 
 def test_every_split_is_large_enough_and_says_which_it_is(splits: dict[str, list[Example]]) -> None:
     assert len(splits["train"]) >= 8000
-    assert len(splits["validation"]) >= 450
-    assert len(splits["test"]) >= 800
-    assert counted(splits["test"], "urgency")["critical"] >= 200
+    assert len(splits["validation"]) >= 800
+    assert len(splits["test"]) >= 1200
+    assert counted(splits["test"], "urgency")["critical"] >= 300
     assert all(x.split == name and x.voice for name, rows in splits.items() for x in rows)
     assert len({x.id for rows in splits.values() for x in rows}) == sum(map(len, splits.values()))
 

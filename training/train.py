@@ -28,6 +28,7 @@ from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warm
 
 from training.augment import augmented
 from training.corpus import Example, load, load_texts
+from triage.errors import ModelError
 from triage.models.base import Array, Labels
 from triage.models.bert import TorchBackend, TriageNet, keep_layers, load_checkpoint, save_checkpoint
 from triage.profile import load_profile
@@ -162,15 +163,16 @@ def train(
         tuple(profile.labels["category"]), tuple(profile.labels["department"]), tuple(profile.labels["flag"])
     )
     source, layers = config["encoder"]["source"], config["encoder"]["layers"]
-    if (Path(source) / "checkpoint.safetensors").is_file():  # start a student from its teacher's layers
-        start, tokenizer = load_checkpoint(Path(source))
-        encoder = start.encoder
+    if (Path(source) / "checkpoint.safetensors").is_file():  # a student starts from its teacher's layers; else go on
+        net, tokenizer = load_checkpoint(Path(source))
+        if layers:
+            net = TriageNet(keep_layers(net.encoder, layers), labels)
+        elif net.labels.to_dict() | {"temperature": {}} != labels.to_dict():
+            raise ModelError(f"{source}: its labels are not those of the profile; give an encoder, or `layers`")
     else:
-        encoder, tokenizer = (
-            AutoModel.from_pretrained(source, add_pooling_layer=False),
-            AutoTokenizer.from_pretrained(source),
-        )
-    net = TriageNet(keep_layers(encoder, layers) if layers else encoder, labels)
+        encoder = AutoModel.from_pretrained(source, add_pooling_layer=False)
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        net = TriageNet(keep_layers(encoder, layers) if layers else encoder, labels)
     material = gather_material(config, labels, teacher, unlabelled, more)
     checks = {path.stem: load(path) for path in (Path(config["data"]["validation"]), *also)}
     net.norm.momentum = optimiser["norm_momentum"]
