@@ -7,6 +7,7 @@ import random
 import tomllib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,17 @@ def test_a_student_of_one_layer_is_distilled_with_unlabelled_text(
     train(config, tmp_path / "student", teacher, folder)
     net, _ = load_checkpoint(tmp_path / "student")
     assert net.encoder.config.num_hidden_layers == 1
+
+
+def test_training_goes_on_from_a_checkpoint_with_all_it_has_learnt(
+    small_config: dict[str, Any], teacher: Path, tmp_path: Path
+) -> None:
+    still = {"epochs": 1, "settle_epochs": 1, "learning_rate": 0.0, "head_learning_rate": 0.0}
+    config = small_config | {"encoder": {"source": str(teacher), "layers": 0}}
+    config["optimiser"] = small_config["optimiser"] | still
+    train(config, tmp_path / "on")
+    texts = ["我爸胸口压着疼出冷汗", "求购大米"]
+    assert np.allclose(TorchBackend(tmp_path / "on").logits(texts), TorchBackend(teacher).logits(texts), atol=1e-5)
 
 
 def test_the_exported_model_decides_as_the_network_does(

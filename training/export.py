@@ -62,7 +62,7 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
-def card(evaluation: dict[str, dict[str, dict[str, float]]], about: dict[str, object]) -> str:
+def card(evaluation: dict[str, dict[str, dict[str, float]]], about: dict[str, object], note: str) -> str:
     """Return the model card (Hugging Face form) with the evaluation tables."""
     lines = [
         "---", "language: zh", "license: mit", "tags: [triage, text-classification, emergency, onnx, int8]",
@@ -85,17 +85,16 @@ def card(evaluation: dict[str, dict[str, dict[str, float]]], about: dict[str, ob
         lines.append("")
     lines += [
         "## How it was trained", "",
-        "`training.toml` is the configuration of the last step (`training/finish.toml`: the written labels alone). Before it came a",
-        "12-layer teacher (`training/train.toml`) and a 6-layer student of its scores and the labels (`training/student.toml`).", "",
+        note, "", "`training.toml` is the configuration of the last step.", "",
         "## Limits", "",
-        "- Written, not collected, training data: real requests are barer and messier than the corpus.",
+        "- Mostly written, not collected, training data: real requests are barer and messier than the corpus.",
         "- Zhengzhou, January 2022 is most of it; other emergencies and cities are a fifth.",
         "- Photographs, voice and anything that is not in the text are not seen.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def package(checkpoint: Path, out: Path, also: tuple[Path, ...] = ()) -> ModelFolder:
+def package(checkpoint: Path, out: Path, also: tuple[Path, ...] = (), note: str = "") -> ModelFolder:
     """Export, calibrate, evaluate and seal; `out` is only replaced when all of it has worked.
 
     Raises ModelError for a folder that is no checkpoint, InputError for bad data.
@@ -136,7 +135,7 @@ def package(checkpoint: Path, out: Path, also: tuple[Path, ...] = ()) -> ModelFo
             "made with": f"torch {version('torch')}, transformers {version('transformers')}, onnxruntime {version('onnxruntime')}",
         }
         write_json(work / "evaluation.json", evaluation)
-        (work / "README.md").write_text(card(evaluation, about), "utf-8")
+        (work / "README.md").write_text(card(evaluation, about, note), "utf-8")
         ModelFolder.seal(work, **about)
         out.mkdir(parents=True, exist_ok=True)
         for path in sorted(work.iterdir(), key=lambda p: p.name == MANIFEST):  # the manifest last: it declares the rest
@@ -150,9 +149,10 @@ def package(checkpoint: Path, out: Path, also: tuple[Path, ...] = ()) -> ModelFo
 @click.option(
     "--also", type=click.Path(path_type=Path, exists=True), multiple=True, help="evaluate on this file as well"
 )
-def main(checkpoint: Path, out: Path, also: tuple[Path, ...]) -> None:
+@click.option("--note", default="", help="how it was trained, for the model card")
+def main(checkpoint: Path, out: Path, also: tuple[Path, ...], note: str) -> None:
     """Make the model folder OUT out of a CHECKPOINT folder that training.train wrote."""
-    folder = package(checkpoint, out, also)
+    folder = package(checkpoint, out, also, note)
     size = sum(p.stat().st_size for p in folder.path.iterdir()) / 1e6
     click.echo(f"{folder.path}: {folder.fingerprint}, {size:.1f} MB")
 
