@@ -28,7 +28,7 @@ ALLOWED = {
     "models": {"errors", "records", "text", "profile", "models"},
     "decide": {"errors", "records", "text", "profile"},
     "engine": {"errors", "records", "text", "profile", "rules", "models", "decide"},
-    "cli": {"", "errors", "records", "text", "rules", "engine", "sources"},
+    "cli": {"", "errors", "records", "text", "profile", "rules", "engine", "sources"},
     "__init__": {"engine", "errors", "records"},
 }  # fmt: skip
 

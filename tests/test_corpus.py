@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from training.corpus import DATA, SPLITS, Example, leaks, load, near_copies, schema
+from training.ablation import draw
+from training.copies import StoryVectors, leaks, near_copies, same_stories
+from training.corpus import DATA, SPLITS, Example, load, schema
+from training.quality import SEVERAL, SINGLE, Twice, agreement, disagreements, load_second
 from triage.errors import InputError
 from triage.profile import Profile
 
@@ -35,8 +38,8 @@ def test_every_split_is_large_enough_and_says_which_it_is(splits: dict[str, list
 
 @pytest.mark.parametrize(
     ("head", "codes", "least"),
-    [("category", "category", 340), ("urgency", "urgency", 1500), ("department", "department", 350),
-     ("flags", "flag", 110), ("mentioned", "flag", 20)],
+    [("category", "category", 400), ("urgency", "urgency", 1500), ("department", "department", 350),
+     ("flags", "flag", 150), ("mentioned", "flag", 80)],
 )  # fmt: skip
 def test_training_tells_every_label_often_enough(
     splits: dict[str, list[Example]], profile: Profile, head: str, codes: str, least: int
@@ -106,6 +109,49 @@ def test_near_copies_are_seen_and_different_stories_are_not() -> None:
     texts = ["家里老人高血压药只剩两天了，社区出不去，求帮忙买药", "孩子上网课没有平板，学校能不能借一台"]
     others = ["家里老人高血压的药只剩两天了，社区出不去求帮忙买药！"]
     assert [(i, j) for i, j, _ in near_copies(texts, others)] == [(0, 0)]
+
+
+def test_a_story_told_with_its_words_moved_about_is_seen() -> None:
+    texts = ["我妈糖尿病，胰岛素昨天就打完了，金水区的药店都关门了"]
+    others = ["金水区的药店都关门了，胰岛素打完了，我妈是糖尿病", "孩子上网课没有平板，学校能不能借一台用用"]
+    vectors = StoryVectors([x.text for x in load(DATA / "validation.jsonl")] + texts + others)
+    assert [(i, j) for i, j, _ in same_stories(texts, others, vectors)] == [(0, 0)]
+
+
+def test_a_tenth_of_every_split_was_labelled_twice_and_the_two_agree(
+    splits: dict[str, list[Example]], profile: Profile
+) -> None:
+    twice = {r.id: r for r in load_second()}
+    for name, rows in splits.items():
+        both = [twice[x.id] for x in rows if x.id in twice]
+        assert len(both) >= len(rows) / 10, name
+        got = agreement(both, profile)
+        assert min(got[head] for head in (*SINGLE, "flags")) >= 0.85, (name, got)
+
+
+def test_agreement_sees_who_differs_in_what(profile: Profile) -> None:
+    label = {
+        "category": "medical",
+        "urgency": "urgent",
+        "department": "medical",
+        "co_departments": [],
+        "flags": ["fever"],
+    }
+    other = {**label, "category": "care", "department": "community", "urgency": "routine", "flags": []}
+    rows = [Twice("a", label, label), Twice("b", label, other), Twice("c", other, other)]
+    got = agreement(rows, profile)
+    assert got["category"] == pytest.approx(0.4)
+    assert got["flags=fever"] == pytest.approx(0.4)
+    assert "flags=stroke" not in got
+    assert [(r.id, heads) for r, heads in disagreements(rows)] == [("b", [*SINGLE, SEVERAL[1]])]
+
+
+def test_a_smaller_training_set_keeps_contrast_pairs_together() -> None:
+    lines = [json.dumps({"id": i, "pair": f"p{i // 2}" if i < 40 else ""}) for i in range(100)]
+    drawn = [json.loads(line) for line in draw(lines, 30, seed=1)]
+    assert len(drawn) in (30, 31)
+    assert set(Counter(x["pair"] for x in drawn if x["pair"]).values()) == {2}
+    assert draw(lines, 30, seed=1) == draw(lines, 30, seed=1) != draw(lines, 30, seed=2)
 
 
 def test_all_faults_of_a_file_are_listed_with_their_lines(tmp_path: Path) -> None:

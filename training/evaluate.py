@@ -61,6 +61,9 @@ MEASURES = {
 }  # fmt: skip
 
 
+OF_DECISIONS = {"district accuracy", "review share"}  # the model has no say in them
+
+
 def _micro_f1(wanted: Sequence[frozenset[str]], given: Sequence[frozenset[str]]) -> float:
     hits = sum(len(a & b) for a, b in zip(wanted, given, strict=True))
     return 2 * hits / max(1, sum(map(len, wanted)) + sum(map(len, given)))

@@ -28,11 +28,12 @@ from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warm
 
 from training.augment import augmented
 from training.corpus import Example, load, load_texts
+from training.evaluate import OF_DECISIONS, Answer, measure
 from triage.errors import ModelError
 from triage.models.base import Array, Labels
 from triage.models.bert import TorchBackend, TriageNet, keep_layers, load_checkpoint, save_checkpoint
 from triage.profile import load_profile
-from triage.records import severity
+from triage.records import URGENCY_LEVELS, severity
 from triage.text import clean
 
 
@@ -126,8 +127,8 @@ def gather_material(
     return Material(texts, target, weight, joinable)
 
 
-def evaluate_quickly(net: TriageNet, tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> str:
-    """One line for the log: accuracy of the three main heads, critical recall, flags micro-F1, by the model alone."""
+def model_answers(net: TriageNet, tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[Answer]:
+    """Return what the network alone says of each example, every yes/no question decided at one half."""
     net.eval()
     ids = tokenizer([clean(x.text).text for x in examples], truncation=True, max_length=max_tokens)["input_ids"]
     logits = np.zeros((len(ids), net.labels.total), np.float32)
@@ -135,15 +136,16 @@ def evaluate_quickly(net: TriageNet, tokenizer: Any, examples: Sequence[Example]
         for rows in batches([len(i) for i in ids], 32, random.Random(0)):
             x = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
             logits[rows] = net(x["input_ids"], x["attention_mask"]).numpy()
-    p, truth, at = net.labels.probabilities(logits), targets(examples, net.labels), net.labels.slices
-    level, want = p["urgency"].argmax(1), truth[:, at["urgency"]].sum(1)
-    flags, flags_want = p["flags"] > 0.5, truth[:, at["flags"]] > 0.5
-    f1 = 2 * (flags & flags_want).sum() / max(1, flags.sum() + flags_want.sum())
-    return (
-        f"category {(p['category'].argmax(1) == truth[:, at['category']].argmax(1)).mean():.3f} "
-        f"urgency {(level == want).mean():.3f} critical recall {(level[want == 3] == 3).mean():.3f} "
-        f"department {(p['department'].argmax(1) == truth[:, at['department']].argmax(1)).mean():.3f} flags F1 {f1:.3f}"
-    )
+    labels, out = net.labels, []
+    for row in (logits[i : i + 1] for i in range(len(logits))):
+        p = {head: values[0] for head, values in labels.probabilities(row).items()}
+        department = labels.department[int(p["department"].argmax())]
+        out.append(Answer(
+            labels.category[int(p["category"].argmax())], URGENCY_LEVELS[int(p["urgency"].argmax())], department,
+            frozenset(c for c, q in zip(labels.department, p["co_departments"], strict=True) if q > 0.5) - {department},
+            frozenset(c for c, q in zip(labels.flags, p["flags"], strict=True) if q > 0.5),
+        ))  # fmt: skip
+    return out
 
 
 def train(
@@ -176,7 +178,7 @@ def train(
     material = gather_material(config, labels, teacher, unlabelled, more)
     checks = {path.stem: load(path) for path in (Path(config["data"]["validation"]), *also)}
     net.norm.momentum = optimiser["norm_momentum"]
-    optimizer = torch.optim.AdamW(parameter_groups(net, optimiser))
+    optimizer = torch.optim.AdamW(parameter_groups(net, optimiser), fused=True)
     steps = optimiser["epochs"] * math.ceil(len(material.texts) / optimiser["batch"])
     schedule = get_linear_schedule_with_warmup(optimizer, int(optimiser["warmup"] * steps), steps)
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -193,7 +195,8 @@ def train(
             for chosen in progress.track(plan, description=f"epoch {epoch}"):
                 x = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
                 weight = torch.tensor([material.weight[i] for i in chosen])
-                logits = net(x["input_ids"], x["attention_mask"])
+                with torch.autocast("cpu", torch.bfloat16, enabled=optimiser["bfloat16"]):
+                    logits = net(x["input_ids"], x["attention_mask"]).float()
                 step_loss = loss(logits, torch.from_numpy(target[chosen]), weight, labels, config["loss"])
                 step_loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
@@ -203,8 +206,11 @@ def train(
                 running += step_loss.item()
             progress.console.print(f"epoch {epoch}: loss {running / len(plan):.3f}", soft_wrap=True)
             for name, examples in checks.items():
-                quick = evaluate_quickly(net, tokenizer, examples, config["data"]["max_tokens"])
-                progress.console.print(f"  {name}: {quick}", soft_wrap=True)
+                got = measure(
+                    examples, model_answers(net, tokenizer, examples, config["data"]["max_tokens"]), min_support=10
+                )
+                told = ", ".join(f"{m} {got[m]:.3f}" for m in got if m not in OF_DECISIONS)
+                progress.console.print(f"  {name}: {told}", soft_wrap=True)
             save_checkpoint(net.eval(), tokenizer, out)
     return net
 
