@@ -93,3 +93,25 @@ def test_rules_can_be_checked_and_explained() -> None:
     shown = run("rules", "explain", "我妈没有胸痛").stdout.decode()
     assert "denied" in shown
     assert "没有" in shown
+
+
+def test_rules_are_measured_on_labelled_requests_and_a_changed_folder_shows_its_effect(tmp_path: Path) -> None:
+    data = tmp_path / "labelled.jsonl"
+    rows = [{"id": "a", "text": "我家的蓝精灵药片吃完了", "urgency": "critical", "category": "medical", "flags": []},
+            {"id": "b", "text": "几点做核酸", "urgency": "routine", "category": "testing", "flags": []}]  # fmt: skip
+    data.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), "utf-8")
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "own.toml").write_text(
+        '[[rule]]\nid = "own.smurf"\nmeans = "x"\nany = ["蓝精灵"]\nurgency = "critical"\nred_flag = true\nhit = ["蓝精灵"]\n',
+        "utf-8",
+    )
+    done = run("rules", "report", str(data), "--rules", str(own))
+    assert done.returncode == 0, done.stderr.decode()
+    out = done.stdout.decode()
+    assert "own.smurf" in out
+    assert "what" in out
+    assert "raised" in out
+    listed = [json.loads(line) for line in run("rules", "report", str(data), "--json").stdout.splitlines()]
+    assert all({"rule", "holds", "only", "wrong"} <= set(row) for row in listed)
+    assert "own.smurf" not in {row["rule"] for row in listed}

@@ -27,8 +27,9 @@ ALLOWED = {
     "profile": {"errors", "records", "text"}, "rules": {"errors", "records", "text", "rules"},
     "models": {"errors", "records", "text", "profile", "models"},
     "decide": {"errors", "records", "text", "profile"},
+    "changes": {"records"},
     "engine": {"errors", "records", "text", "profile", "rules", "models", "decide"},
-    "cli": {"", "errors", "records", "text", "profile", "rules", "engine", "sources"},
+    "cli": {"", "errors", "records", "text", "profile", "rules", "engine", "sources", "changes"},
     "__init__": {"engine", "errors", "records"},
 }  # fmt: skip
 

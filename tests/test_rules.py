@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from triage.errors import RuleError
+from triage.errors import InputError, RuleError
 from triage.profile import load_profile
-from triage.records import Finding, Status
+from triage.records import Finding, HelpRequest, Status
 from triage.rules.book import RuleBook, load_rules
+from triage.rules.report import report, totals
 from triage.text import clean
 
 
@@ -206,3 +207,43 @@ def test_a_fact_at_the_end_of_a_long_text_counts(book: RuleBook) -> None:
     last = [f for f in find(book, filler + "我爸叫不醒了") if f.holds and f.flag == "unconscious"]
     assert last
     assert last[-1].start >= len(filler)
+
+
+def test_a_report_says_of_each_rule_what_it_brings(tmp_path: Path) -> None:
+    book = own(
+        tmp_path,
+        """
+[[rule]]
+id = "own.pain"
+means = "x"
+any = ["胸痛"]
+flag = "cardiac"
+urgency = "urgent"
+category = "medical"
+hit = ["胸痛"]
+[[rule]]
+id = "own.test"
+means = "x"
+any = ["做核酸处"]
+category = "testing"
+hit = ["做核酸处"]
+""",
+    )
+    requests = [
+        HelpRequest("a", "我妈胸痛", {"urgency": "critical", "category": "medical", "flags": ["cardiac"]}),
+        HelpRequest("b", "胸痛贴片在做核酸处有吗", {"urgency": "routine", "category": "testing", "flags": ""}),
+        HelpRequest("c", "没有胸痛", {"urgency": "routine"}),
+    ]
+    rows = {r.rule: r for r in report(book, requests)}
+    pain = rows["own.pain"]
+    assert (pain.holds, pain.silenced, pain.wrong) == (2, 1, ["b"])
+    assert [pain.precision(h) for h in ("urgency", "category", "department", "flag")] == [0.5, 0.5, None, 0.5]
+    assert rows["own.test"].only == 1
+    assert rows["own.test"].against["own.pain"] == 1
+    assert totals([pain])["department"] is None
+
+
+@pytest.mark.parametrize("row", [{}, {"urgency": "soon"}, {"note": "x"}])
+def test_a_report_refuses_requests_without_usable_labels(book: RuleBook, row: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="request a"):
+        report(book, [HelpRequest("a", "胸痛", row)])

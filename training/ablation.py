@@ -25,6 +25,7 @@ from rich.table import Table
 from training.corpus import load
 from training.evaluate import MEASURES, OF_DECISIONS, measure
 from training.train import model_answers, train
+from triage.models.bert import load_checkpoint
 
 SHOWN = [m for m in MEASURES if m not in OF_DECISIONS]
 CURVE = ("category macro-F1", "urgency weighted kappa", "critical recall")  # what the plot shows
@@ -69,7 +70,8 @@ def perform(
         return known
     folder.mkdir(parents=True, exist_ok=True)
     config = configuration(base, run, folder)
-    net, tokenizer = train(config, folder)
+    train(config, folder)
+    net, tokenizer = load_checkpoint(folder)
     result = {}
     for path in (Path(config["data"]["validation"]), *also):
         examples = load(path)

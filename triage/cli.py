@@ -1,10 +1,11 @@
-"""The command line: `triage predict`, `triage rules check`, `triage rules explain`."""
+"""The command line: `triage predict`, `triage rules check | explain | report`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from triage import __version__
 from triage.errors import InputError, TriageError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from triage.engine import Triager
     from triage.records import Decision, HelpRequest
     from triage.sources import BadRow
@@ -193,6 +196,75 @@ def explain(text: str, folder: Path | None) -> None:
             f"{f.start}-{f.end}", f.text, f.rule, f.status.value, f.cue, says + (" (floor)" if f.red_flag else "")
         )
     Console().print(table)
+
+
+@rules.command()
+@click.argument("data", type=click.Path(exists=True, dir_okay=False))
+@_setup_options
+@click.option("--json", "as_json", is_flag=True, help="one object a rule, with the ids of wrong requests")
+@click.option("--least", default=1, show_default=True, help="leave out rules that hold in fewer requests")
+def report(data: str, model: Path | None, profile: str, rules: Path | None, as_json: bool, least: int) -> None:
+    """Measure every rule on the labelled requests of DATA; with --rules, show as well what decisions they change.
+
+    DATA is a file as for predict, with columns urgency, category, department, flags (any of them).
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from triage.rules.book import load_rules
+    from triage.rules.report import HEADS, totals
+    from triage.rules.report import report as measure
+    from triage.sources import read_requests, split_bad
+
+    requests, bad = split_bad(list(read_requests(data)))
+    for row in bad:
+        click.echo(f"triage: {row}", err=True)
+    measured = [r for r in measure(load_rules(*([rules] if rules else [])), requests) if r.holds >= least]
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    measured.sort(key=lambda r: (-r.holds, r.rule))
+    if as_json:
+        for r in measured:
+            click.echo(json.dumps(asdict(r), ensure_ascii=False))
+        sys.exit(EXIT_BAD_ROWS if bad else 0)
+    table = Table(
+        "rule", "holds", "silenced", "only it", *HEADS, "against", title=f"{len(requests)} requests; share right"
+    )
+    table.columns[0].no_wrap = True
+    for r in measured:
+        table.add_row(r.rule, str(r.holds), str(r.silenced), str(r.only), *(share(r.precision(h)) for h in HEADS),
+                      ", ".join(f"{other} {n}" for other, n in r.against.most_common(1)))  # fmt: skip
+    table.add_section()
+    table.add_row("all", "", "", "", *(share(v) for v in totals(measured).values()), "")
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    if rules:
+        console.print(_changes_table(model, profile, rules, requests))
+    sys.exit(EXIT_BAD_ROWS if bad else 0)
+
+
+def _changes_table(model: Path | None, profile: str, rules: Path, requests: Sequence[HelpRequest]) -> Table:
+    """Return what the rules of a folder change in the decisions on these requests."""
+    from rich.table import Table
+
+    from triage.changes import compare
+    from triage.engine import Triager
+
+    texts = [r.text for r in requests]
+    before, after = (Triager.load(model, profile=profile, rules=r).predict_many(texts) for r in (None, rules))
+    changes = compare(before, after)
+    table = Table("head", "before", "after", "requests", title=f"what {rules} changes in {changes.total} decisions")
+    for head in ("urgency", "category", "department"):
+        for (old, new), n in getattr(changes, head).most_common():
+            table.add_row(head, old, new, str(n))
+    for flag, n in sorted(changes.flags.items()):
+        table.add_row("flag", *(("", flag[1:]) if flag[0] == "+" else (flag[1:], "")), str(n))
+    for name, indices in (("raised", changes.raised), ("lowered", changes.lowered)):
+        if indices:
+            table.add_row(name, "", ", ".join(requests[i].id for i in indices[:20]), str(len(indices)))
+    return table
 
 
 if __name__ == "__main__":
