@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from triage.engine import Triager, predict, predict_many
     from triage.errors import InputError, ModelError, ProfileError, RuleError, TriageError
+    from triage.privacy import redact
     from triage.records import Decision, Finding, Flag, HelpRequest, Label
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Triager": "engine", "predict": "engine", "predict_many": "engine",
+    "Triager": "engine", "predict": "engine", "predict_many": "engine", "redact": "privacy",
     "Decision": "records", "Finding": "records", "Flag": "records", "HelpRequest": "records", "Label": "records",
     "InputError": "errors", "ModelError": "errors", "ProfileError": "errors", "RuleError": "errors", "TriageError": "errors",
 }  # fmt: skip
 __all__ = ["Decision", "Finding", "Flag", "HelpRequest", "InputError", "Label", "ModelError", "ProfileError", "RuleError",
-           "TriageError", "Triager", "predict", "predict_many"]  # fmt: skip
+           "TriageError", "Triager", "predict", "predict_many", "redact"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from triage.errors import ModelError
+from triage.privacy import redact
 from triage.profile import Profile
 from triage.records import URGENCY_LEVELS, Decision, Finding, Flag, Label, Scores, Status, most_severe, severity
 from triage.text import CleanText
@@ -139,6 +140,8 @@ def decide(
 ) -> Decision:
     """Weigh findings and scores into one decision with its reasons."""
     evidence = gather(findings, scores)
+    safe = redact(text.original)  # reasons are shown, logged and stored
+    told = [replace(f, text=safe[f.start : f.end]) for f in findings]
     reasons: list[str] = []
     review: list[str] = []
 
@@ -151,7 +154,7 @@ def decide(
     category, department = best("category"), best("department")
     distribution = urgency_distribution(evidence, policy)
     level = choose_urgency(distribution, policy.thresholds)
-    floors = [f for f in findings if f.holds and f.red_flag]
+    floors = [f for f in told if f.holds and f.red_flag]
     model_urgent = scores.urgency["urgent"] + scores.urgency["critical"]
     if floors and model_urgent < policy.floor_veto:
         review.append(f"review: rule {floors[0].rule} finds {floors[0].text}, the model is sure it is not urgent")
@@ -171,7 +174,7 @@ def decide(
         p = e.probability(policy.weights["flags"])
         shown = tuple(f for f in findings if f.holds and f.flag == code)
         # A red flag that moves the urgency also stands as a flag, or the decision would contradict its own reason.
-        if p >= policy.thresholds["flags"] or any(f in floors for f in shown):
+        if p >= policy.thresholds["flags"] or any(f.flag == code for f in floors):
             flags.append(Flag(code, profile.label_name("flag", code), p, shown))
     co = sorted(
         (
@@ -188,13 +191,13 @@ def decide(
 
     if not text.text.strip():
         reasons.append("the text holds nothing readable")
-    reasons += _because("urgency", level, [f for f in findings if f.holds and f.urgency == level], distribution[level])
-    reasons += _because("category", category.code, [f for f in findings if f.holds and f.category == category.code],
+    reasons += _because("urgency", level, [f for f in told if f.holds and f.urgency == level], distribution[level])
+    reasons += _because("category", category.code, [f for f in told if f.holds and f.category == category.code],
                         category.score)  # fmt: skip
-    for f in findings:
+    for f in told:
         if not f.holds and (f.flag or f.urgency):
             reasons.append(f"{f.rule} mentioned but {f.status.value}: {f.text}" + (f" ({f.cue})" if f.cue else ""))
-    review += _doubts(evidence, findings, scores, category, level, policy)
+    review += _doubts(evidence, told, scores, category, level, policy)
     return Decision(
         text.original, category, urgency, department, tuple(co), tuple(flags), districts, bool(review),
         tuple(dict.fromkeys(reasons + review)), tuple(findings), fingerprints,

@@ -1,0 +1,97 @@
+"""What names a person is covered wherever text leaves the process; what tells the trouble stays, and offsets stay true."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import triage
+from triage.engine import Triager
+from triage.privacy import find_private, redact, valid_identity
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "secret"),
+    [
+        ("我的电话13812345678快来", "phone", "13812345678"),
+        ("电话 138 1234 5678", "phone", "138 1234 5678"),
+        ("手机138-1234-5678", "phone", "138-1234-5678"),
+        ("+86 13812345678", "phone", "+86 13812345678"),
+        ("打一三八一二三四五六七八", "phone", "一三八一二三四五六七八"),
+        ("打幺三八幺二三四五六七八", "phone", "幺三八幺二三四五六七八"),
+        ("打１３８１２３４５６７８", "phone", "１３８１２３４５６７８"),
+        ("座机0371-66778899", "phone", "0371-66778899"),
+        ("社区电话:66778899没人接", "phone", "66778899"),
+        ("身份证11010519491231002X，码红了", "identity", "11010519491231002X"),
+        ("身份证110105194912310021", "number", "110105194912310021"),
+        ("卡号6222020200012345678", "number", "6222020200012345678"),
+        ("文化路97号院", "house number", "97"),
+        ("住3号楼2单元501室", "house number", "501"),
+        ("三号楼二单元", "house number", "三"),
+        ("地址12-3-501", "house number", "12-3-501"),
+        ("车牌豫A12345，停在站口", "plate", "豫A12345"),
+        ("豫A·D12345", "plate", "豫A·D12345"),
+        ("邮箱zhang.san@example.com", "e-mail", "zhang.san@example.com"),
+        ("加微信zs_2022x", "chat id", "zs_2022x"),
+        ("微信号：wxid123abc", "chat id", "wxid123abc"),
+        ("我叫张建国，住金水区", "name", "张建国"),
+        ("我叫王芳住在二七区", "name", "王芳"),
+        ("【姓名】欧阳明【诉求】送药", "name", "欧阳明"),
+        ("联系人：李梅 孕38周", "name", "李梅"),
+    ],
+)
+def test_what_names_a_person_is_covered(text: str, kind: str, secret: str) -> None:
+    start = text.index(secret)
+    assert (kind, start, start + len(secret)) in {(p.kind, p.start, p.end) for p in find_private(text)}
+    assert secret not in redact(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "血压180/110，体温38.5，血氧90%", "1月12日~27日每周一至周五下午2点~5点", "88岁老人，怀孕38周+2", "我叫了救护车", "我叫不醒他",
+        "我叫马上送医院", "患者高烧不退", "病人马上不行了", "打120没人接，12345也打了", "12号要做手术", "豫东大桥封了", "胰岛素还剩3支",
+        "三天没吃饭了", "一个人在家", "微信群里没人管", "2022-01-12",
+    ],
+)  # fmt: skip
+def test_what_tells_the_trouble_stays(text: str) -> None:
+    assert redact(text) == text
+
+
+def test_an_identity_number_is_known_by_its_check_digit() -> None:
+    assert valid_identity("11010519491231002X")
+    assert valid_identity("11010519491231002x")
+    assert not valid_identity("110105194912310021")
+    assert not valid_identity("1101051949123100")
+
+
+@given(st.text(max_size=200))
+def test_any_text_keeps_its_length_and_covering_twice_changes_nothing(text: str) -> None:
+    once = redact(text)
+    assert len(once) == len(text)
+    assert redact(once) == once
+    spans = find_private(text)
+    assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("piece", ["电话1381234567", "1 3 8 ", "我叫王", "豫a1234", "a-", "住3号楼", "12-3-", "a@b."])
+def test_a_megabyte_of_almost_private_text_does_not_hang(piece: str) -> None:
+    text = piece * (300_000 // len(piece))
+    assert len(redact(text)) == len(text)
+
+
+def test_a_wrong_type_is_named() -> None:
+    with pytest.raises(TypeError, match="text must be a str, not bytes"):
+        redact(b"x")  # type: ignore[arg-type]
+
+
+def test_what_leaves_the_process_is_covered(triager: Triager) -> None:
+    decision = triager.predict("我妈胸口1-2-301 13812345678疼，一身冷汗")
+    for told in (json.dumps(decision.to_dict(), ensure_ascii=False), decision.explain()):
+        assert "13812345678" not in told
+        assert "301" not in told
+    assert triage.redact("我叫张建国") == "我叫***"
