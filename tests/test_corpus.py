@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 
 from training.ablation import draw
 from training.copies import StoryVectors, leaks, near_copies, same_stories
-from training.corpus import DATA, SPLITS, Example, load, schema
+from training.corpus import DATA, SPLITS, Example, critical_facts, load, schema, unusual
 from training.quality import SEVERAL, SINGLE, Twice, agreement, disagreements, load_second
 from triage.errors import InputError
 from triage.profile import Profile
@@ -62,8 +62,22 @@ def test_what_is_measured_has_every_label(splits: dict[str, list[Example]], prof
 
 def test_long_requests_bury_grave_facts(splits: dict[str, list[Example]]) -> None:
     long = [x for x in splits["train"] if len(x.text) > 200]
-    assert sum(x.urgency in ("critical", "urgent") for x in long) >= 180
+    assert sum(x.urgency in ("critical", "urgent") for x in long) >= 200
     assert sum(x.urgency in ("priority", "routine") for x in long) >= 60
+
+
+def test_each_critical_fact_is_told_in_many_ways_and_half_without_its_usual_words(
+    splits: dict[str, list[Example]],
+) -> None:
+    for code, fact in critical_facts().items():
+        told = [x for x in splits["train"] if code in x.facts]
+        assert len(told) >= 25, code
+        assert sum(unusual(x, fact["usual"]) for x in told) >= 13, code
+        assert all(x.urgency == "critical" for x in told), code
+
+
+def test_many_requests_tell_several_needs(splits: dict[str, list[Example]]) -> None:
+    assert sum(len(x.co_departments) >= 2 for x in splits["train"]) >= 300
 
 
 def test_contrast_pairs_differ_in_little_wording_and_in_a_label(splits: dict[str, list[Example]]) -> None:

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import json
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled request. `mentioned` are flags whose words occur but do not hold; `pair` ties a contrast pair."""
+    """One labelled request. `mentioned` are flags whose words occur but do not hold; `facts` the critical facts told (codes of
+    facts.toml, the chief one first); `pair` ties a contrast pair."""
 
     id: str
     text: str
@@ -43,6 +46,7 @@ class Example:
     co_departments: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     mentioned: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
     districts: tuple[str, ...] = ()
     voice: str = ""
     pair: str = ""
@@ -51,6 +55,12 @@ class Example:
 
 _REQUIRED = ("id", "text", "category", "urgency", "department")
 _LISTS = {"co_departments": "department", "flags": "flag", "mentioned": "flag"}
+
+
+@lru_cache(maxsize=1)
+def critical_facts() -> dict[str, dict[str, Any]]:
+    """Return the guide's critical facts: code -> {means, usual: the words it is usually told with}."""
+    return tomllib.loads((DATA / "facts.toml").read_text("utf-8"))
 
 
 def parse(raw: dict[str, Any], place: str, profile: Profile) -> Example:
@@ -65,6 +75,7 @@ def parse(raw: dict[str, Any], place: str, profile: Profile) -> Example:
         for code in raw.get(key, []):
             if code not in profile.labels[head]:
                 faults.append(f"{key}: {code!r} is no code of profile {profile.name}")
+    faults += [f"facts: {c!r} is not in facts.toml" for c in raw.get("facts", []) if c not in critical_facts()]
     faults += [f"districts: {d!r} is no district" for d in raw.get("districts", []) if d not in profile.districts]
     if raw.get("department") in raw.get("co_departments", []):
         faults.append("co_departments: repeats the department")
@@ -101,6 +112,7 @@ def schema(profile: Profile) -> dict[str, Any]:
             "co_departments": several(codes("department")),
             "flags": several(codes("flag")),
             "mentioned": several(codes("flag")),
+            "facts": several({"enum": list(critical_facts())}),
             "districts": several({"enum": list(profile.districts)}),
             "voice": text,
             "pair": text,
@@ -162,7 +174,17 @@ def tables(splits: dict[str, list[Example]], profile: Profile) -> list[Table]:
         out.append(table(head, profile.labels[head], counts(lambda x, h=head: [getattr(x, h)])))
     out.append(table("flags that hold", profile.labels["flag"], counts(lambda x: x.flags)))
     out.append(table("flags mentioned that do not hold", profile.labels["flag"], counts(lambda x: x.mentioned)))
-    return out
+    facts = Table("fact", *(f"{s}: told, without its usual words" for s in splits), title="critical facts")
+    for code, fact in critical_facts().items():
+        told = {s: [x for x in rows if code in x.facts] for s, rows in splits.items()}
+        facts.add_row(code, *(f"{len(t)}, {len([x for x in t if unusual(x, fact['usual'])])}" for t in told.values()))
+    return [*out, facts]
+
+
+def unusual(example: Example, usual: Iterable[str]) -> bool:
+    """Whether a text uses none of the words a fact is usually told with."""
+    text = clean(example.text).text
+    return not any(word in text for word in usual)
 
 
 @click.command()
