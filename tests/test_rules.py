@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from triage.engine import Triager
 from triage.errors import InputError, RuleError
+from triage.models.stub import StubBackend
 from triage.profile import load_profile
 from triage.records import Finding, HelpRequest, Status
 from triage.rules.book import RuleBook, load_rules
 from triage.rules.report import report, totals
+from triage.rules.suggest import suggest
 from triage.text import clean
 
 
@@ -247,3 +250,42 @@ hit = ["做核酸处"]
 def test_a_report_refuses_requests_without_usable_labels(book: RuleBook, row: dict[str, str]) -> None:
     with pytest.raises(InputError, match="request a"):
         report(book, [HelpRequest("a", "胸痛", row)])
+
+
+def test_words_that_tell_a_label_and_stand_in_no_rule_are_suggested(book: RuleBook) -> None:
+    grave = [HelpRequest(f"g{i}", f"隔壁{who}家的蓝鲸灯一直亮着，{extra}", {"flags": ["hazard"]})
+             for i, (who, extra) in enumerate([("老王", "求救"), ("老李", "快来"), ("小张", "没人应"), ("老赵", "急")])]  # fmt: skip
+    calm = [
+        HelpRequest(f"c{i}", f"{what}怎么办", {"flags": []})
+        for i, what in enumerate(["网课", "快递", "工资", "房租", "停车"])
+    ]
+    found = suggest(book, grave + calm, "flag", "hazard")
+    assert any("蓝鲸" in s.word for s in found)
+    assert all(s.right >= 3 for s in found)
+    assert not {s.word for s in found} & book.literals()
+    with pytest.raises(InputError, match="no request has flag seizure"):
+        suggest(book, grave, "flag", "seizure")
+    with pytest.raises(InputError, match="'colour' is none of"):
+        suggest(book, grave, "colour", "red")
+
+
+def test_rules_are_reloaded_while_running_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
+    rule = '[[rule]]\nid = "own.smurf"\nmeans = "x"\nany = ["{word}"]\nurgency = "critical"\nred_flag = true\nhit = ["{hit}"]\n'
+    path = tmp_path / "own.toml"
+    path.write_text(rule.format(word="蓝精灵", hit="蓝精灵"), "utf-8")
+    triager = Triager.load(StubBackend(load_profile()), rules=tmp_path)
+    assert triager.predict("蓝精灵来了").urgency.code == "critical"
+    assert triager.reload_rules() is False
+
+    path.write_text(rule.format(word="格格巫", hit="格格巫"), "utf-8")
+    assert triager.reload_rules() is True
+    new = triager.fingerprints["rules"]
+    assert triager.predict("格格巫来了").urgency.code == "critical"
+    assert triager.predict("蓝精灵来了").urgency.code != "critical"
+
+    for broken in (rule.format(word="格格巫", hit="别的"), "[[rule]\n"):
+        path.write_text(broken, "utf-8")
+        with pytest.raises(RuleError, match=r"own\."):
+            triager.reload_rules()
+        assert triager.fingerprints["rules"] == new
+        assert triager.predict("格格巫来了").urgency.code == "critical"

@@ -1,4 +1,4 @@
-"""The command line: `triage predict`, `triage rules check | explain | report`."""
+"""The command line: `triage predict`, `triage rules check | explain | report | suggest`."""
 
 from __future__ import annotations
 
@@ -242,6 +242,33 @@ def report(data: str, model: Path | None, profile: str, rules: Path | None, as_j
     console.print(table)
     if rules:
         console.print(_changes_table(model, profile, rules, requests))
+    sys.exit(EXIT_BAD_ROWS if bad else 0)
+
+
+@rules.command()
+@click.argument("data", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--label", required=True, help="what the words should tell: flag=cardiac, urgency=critical, category=care ..."
+)
+@click.option("--rules", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--most", default=30, show_default=True)
+def suggest(data: str, label: str, folder: Path | None, most: int) -> None:
+    """Show words that speak for a label in the labelled requests of DATA and that no rule knows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from triage.rules.book import load_rules
+    from triage.rules.suggest import suggest as find
+    from triage.sources import read_requests, split_bad
+
+    head, _, code = label.partition("=")
+    requests, bad = split_bad(list(read_requests(data)))
+    for row in bad:
+        click.echo(f"triage: {row}", err=True)
+    table = Table("word", "with the label", "in all", "chi-square", title=f"{label}: {len(requests)} requests")
+    for s in find(load_rules(*([folder] if folder else [])), requests, head, code, most):
+        table.add_row(s.word, str(s.right), str(s.told), f"{s.chi2:.1f}")
+    Console().print(table)
     sys.exit(EXIT_BAD_ROWS if bad else 0)
 
 

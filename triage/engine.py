@@ -19,9 +19,19 @@ CHUNK = 256  # texts scored at a time: enough to fill every core, little enough 
 class Triager:
     """Rules, model, profile and decision policy, ready to decide. Safe to share between threads."""
 
-    def __init__(self, backend: Backend, rules: RuleBook, profile: Profile, policy: Policy) -> None:
-        self.backend, self.rules, self.profile, self.policy = backend, rules, profile, policy
-        self.fingerprints = {"model": backend.model_id, "rules": rules.fingerprint, "profile": profile.fingerprint}
+    def __init__(
+        self, backend: Backend, rules: RuleBook, profile: Profile, policy: Policy, rules_folder: Path | None = None
+    ) -> None:
+        self.backend, self.profile, self.policy = backend, profile, policy
+        self.rules, self._rules_folder = rules, rules_folder
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What names the exact model, rules and profile in force; stands in every decision."""
+        return self._fingerprints(self.rules)
+
+    def _fingerprints(self, rules: RuleBook) -> dict[str, str]:
+        return {"model": self.backend.model_id, "rules": rules.fingerprint, "profile": self.profile.fingerprint}
 
     @classmethod
     def load(
@@ -47,9 +57,19 @@ class Triager:
             policy = Policy.from_dict(folder.read_json("decision.json"))
             model = OnnxBackend(folder, workers)
         model.labels.check_against(used_profile)
-        book = load_rules(*([Path(rules)] if rules else []))
-        book.check_against(used_profile)
-        return cls(model, book, used_profile, policy)
+        folder_of_rules = Path(rules) if rules else None
+        return cls(model, _rules(folder_of_rules, used_profile), used_profile, policy, folder_of_rules)
+
+    def reload_rules(self) -> bool:
+        """Read the rule files again, in a running process; returns whether anything changed.
+
+        Requests being decided finish under the old rules, later ones see only the new. Every rule is first tried on its own
+        sentences. Raises RuleError that lists every fault; the old rules are then still in force.
+        """
+        book = _rules(self._rules_folder, self.profile, check=True)
+        changed = book.fingerprint != self.rules.fingerprint
+        self.rules = book  # one assignment: no request ever sees half of it
+        return changed
 
     def predict(self, text: str) -> Decision:
         """Decide on one request. Raises TypeError for anything but a string."""
@@ -65,13 +85,20 @@ class Triager:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{i}] must be a str, not {type(text).__name__}")
-        decisions: list[Decision] = []
+        rules = self.rules
+        fingerprints, decisions = self._fingerprints(rules), list[Decision]()
         for at in range(0, len(texts), CHUNK):
             cleaned = [clean(t) for t in texts[at : at + CHUNK]]
             for one, scores in zip(cleaned, self.backend.score([c.text for c in cleaned]), strict=True):
-                findings, districts = self.rules.apply(one), self.profile.find_districts(one)
-                decisions.append(decide(one, findings, scores, districts, self.profile, self.policy, self.fingerprints))
+                findings, districts = rules.apply(one), self.profile.find_districts(one)
+                decisions.append(decide(one, findings, scores, districts, self.profile, self.policy, fingerprints))
         return decisions
+
+
+def _rules(folder: Path | None, profile: Profile, check: bool = False) -> RuleBook:
+    book = load_rules(*([folder] if folder else []), check=check)
+    book.check_against(profile)
+    return book
 
 
 @lru_cache(maxsize=1)

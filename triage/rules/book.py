@@ -68,6 +68,10 @@ class RuleBook:
         self._roles = list(roles.values())
         self._matcher = Matcher(list(roles), expressions)
 
+    def literals(self) -> frozenset[str]:
+        """Return every literal that is a fact of some rule, or must stand near one."""
+        return frozenset(w for rule in self.rules for words in (rule.any, *rule.near) for w in words)
+
     def check_against(self, profile: Profile) -> None:
         """Raise RuleError that lists every rule speaking for a label the profile does not have."""
         faults = Faults()

@@ -48,14 +48,19 @@ class Truth:
             )
         return truth
 
-    def confirms(self, finding: Finding, head: str) -> bool | None:
-        """Whether the truth is what a finding says of `head`; None where either is silent. Urgency: at least so urgent."""
-        said, wanted = getattr(finding, head), self.flags if head == "flag" else getattr(self, head)
-        if said is None or wanted is None:
-            return None
+    def has(self, head: str, label: str) -> bool | None:
+        """Whether a label is true of the request (urgency: at least so urgent); None where the file does not say."""
         if head == "flag":
-            return said in wanted
-        return bool(severity(str(wanted)) >= severity(said)) if head == "urgency" else bool(said == wanted)
+            return None if self.flags is None else label in self.flags
+        wanted: str | None = getattr(self, head)
+        if wanted is None:
+            return None
+        return severity(wanted) >= severity(label) if head == "urgency" else wanted == label
+
+    def confirms(self, finding: Finding, head: str) -> bool | None:
+        """Whether the truth is what a finding says of `head`; None where either is silent."""
+        said = getattr(finding, head)
+        return None if said is None else self.has(head, said)
 
 
 @dataclass(slots=True)
