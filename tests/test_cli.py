@@ -98,7 +98,8 @@ def test_rules_can_be_checked_and_explained() -> None:
 def test_rules_are_measured_on_labelled_requests_and_a_changed_folder_shows_its_effect(tmp_path: Path) -> None:
     data = tmp_path / "labelled.jsonl"
     rows = [{"id": "a", "text": "我家的蓝精灵药片吃完了", "urgency": "critical", "category": "medical", "flags": []},
-            {"id": "b", "text": "几点做核酸", "urgency": "routine", "category": "testing", "flags": []}]  # fmt: skip
+            {"id": "b", "text": "胸痛，想问几点做核酸，没有菜了", "urgency": "routine", "category": "testing", "flags": []},
+            {"id": "c", "text": "没有菜了", "urgency": "我叫王芳"}]  # fmt: skip
     data.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), "utf-8")
     own = tmp_path / "own"
     own.mkdir()
@@ -107,11 +108,15 @@ def test_rules_are_measured_on_labelled_requests_and_a_changed_folder_shows_its_
         "utf-8",
     )
     done = run("rules", "report", str(data), "--rules", str(own))
-    assert done.returncode == 0, done.stderr.decode()
+    assert done.returncode == 1
+    assert "labelled.jsonl: request c: urgency is none of" in done.stderr.decode()
+    assert "王芳" not in done.stderr.decode()
     out = done.stdout.decode()
     assert "own.smurf" in out
-    assert "what" in out
     assert "raised" in out
     listed = [json.loads(line) for line in run("rules", "report", str(data), "--json").stdout.splitlines()]
     assert all({"rule", "holds", "only", "wrong"} <= set(row) for row in listed)
     assert "own.smurf" not in {row["rule"] for row in listed}
+    assert any(row["against"] for row in listed)
+    last = run("rules", "report", str(data), "--json", "--rules", str(own)).stdout.splitlines()[-1]
+    assert json.loads(last)["changes"]["total"] == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -12,9 +13,18 @@ from jsonschema import Draft202012Validator
 from training.ablation import draw
 from training.copies import StoryVectors, leaks, near_copies, same_stories
 from training.corpus import DATA, SPLITS, Example, critical_facts, load, schema, unusual
-from training.quality import SEVERAL, SINGLE, Twice, agreement, disagreements, load_second
+from training.quality import SINGLE, Twice, agreement, load_second
 from triage.errors import InputError
 from triage.profile import Profile
+
+# Words that name another city, or another emergency than the lockdown of January 2022: water, cold, heat, gas, fire, power, the fever wave.
+ELSEWHERE = re.compile(
+    "上海|浦东|浦西|闵行|徐汇|杨浦|虹口|静安|普陀|宝山|嘉定|松江|奉贤|武汉|武昌|汉口|汉阳|洪山|西安|雁塔|碑林|未央|莲湖|北京|天津|广州|深圳|成都|重庆|兰州|乌鲁木齐|伊犁|"
+    "拉萨|呼和浩特|哈尔滨|沈阳|大连|长春|吉林|济南|青岛|济宁|淄博|南京|苏州|杭州|合肥|长沙|贵阳|昆明|瑞丽|南宁|海口|三亚|石家庄|邢台|太原|银川|西宁|台州|宁波|温州|扬州|绵阳|"
+    "福州|厦门|南昌|新乡|卫辉|鹤壁|浚县|洪水|山洪|暴雨|淹|积水|水位|水深|泄洪|冲锋舟|皮划艇|台风|地震|泥石流|塌方|停电|断电|没电|电梯|煤气|燃气|一氧化碳|烧炭|着火|起火|"
+    "暖气|供暖|雪|高温|中暑|热射|停水|触电|布洛芬|抗原|方舱|决堤|大水|涨水|水涨|进水|房顶|没电|拉闸|液化气|冻|冒烟|浓烟|爆炸|"
+    "保定|唐山|周口|许昌|洛阳|开封|安阳|信阳|商丘|南阳|驻马店|焦作|漯河|平顶山|濮阳"
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +76,7 @@ def test_long_requests_bury_grave_facts(splits: dict[str, list[Example]]) -> Non
     assert sum(x.urgency in ("priority", "routine") for x in long) >= 60
 
 
-def test_each_critical_fact_is_told_in_many_ways_and_half_without_its_usual_words(
+def test_each_critical_fact_is_told_in_25_ways_and_in_13_without_its_usual_words(
     splits: dict[str, list[Example]],
 ) -> None:
     for code, fact in critical_facts().items():
@@ -109,6 +119,10 @@ def test_one_line_of_datasets_loads_it() -> None:
     assert {"text", "urgency", "flags"} <= set(rows.column_names)
 
 
+def test_requests_from_other_places_and_other_emergencies_are_a_fifth(splits: dict[str, list[Example]]) -> None:
+    assert sum(bool(ELSEWHERE.search(x.text)) for x in splits["train"]) >= len(splits["train"]) / 5
+
+
 def test_no_split_copies_from_another(splits: dict[str, list[Example]]) -> None:
     assert leaks(splits) == []
 
@@ -128,6 +142,8 @@ def test_near_copies_are_seen_and_different_stories_are_not() -> None:
 def test_a_story_told_with_its_words_moved_about_is_seen() -> None:
     texts = ["我妈糖尿病，胰岛素昨天就打完了，金水区的药店都关门了"]
     others = ["金水区的药店都关门了，胰岛素打完了，我妈是糖尿病", "孩子上网课没有平板，学校能不能借一台用用"]
+    texts.append("When will the lockdown end, please answer")
+    others.append("My mother needs insulin, nobody answers us")
     vectors = StoryVectors([x.text for x in load(DATA / "validation.jsonl")] + texts + others)
     assert [(i, j) for i, j, _ in same_stories(texts, others, vectors)] == [(0, 0)]
 
@@ -157,7 +173,6 @@ def test_agreement_sees_who_differs_in_what(profile: Profile) -> None:
     assert got["category"] == pytest.approx(0.4)
     assert got["flags=fever"] == pytest.approx(0.4)
     assert "flags=stroke" not in got
-    assert [(r.id, heads) for r, heads in disagreements(rows)] == [("b", [*SINGLE, SEVERAL[1]])]
 
 
 def test_a_smaller_training_set_keeps_contrast_pairs_together() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from triage.engine import Triager
 from triage.errors import InputError, RuleError
 from triage.models.stub import StubBackend
 from triage.profile import load_profile
-from triage.records import Finding, HelpRequest, Status
+from triage.records import Finding, HelpRequest, Scores, Status
 from triage.rules.book import RuleBook, load_rules
 from triage.rules.report import report, totals
 from triage.rules.suggest import suggest
@@ -246,27 +247,29 @@ hit = ["做核酸处"]
     assert totals([pain])["department"] is None
 
 
-@pytest.mark.parametrize("row", [{}, {"urgency": "soon"}, {"note": "x"}])
-def test_a_report_refuses_requests_without_usable_labels(book: RuleBook, row: dict[str, str]) -> None:
+@pytest.mark.parametrize("row", [{}, {"urgency": "soon"}, {"note": "x"}, {"flags": 5}])
+def test_a_report_refuses_requests_without_usable_labels(book: RuleBook, row: dict[str, object]) -> None:
     with pytest.raises(InputError, match="request a"):
         report(book, [HelpRequest("a", "胸痛", row)])
 
 
 def test_words_that_tell_a_label_and_stand_in_no_rule_are_suggested(book: RuleBook) -> None:
-    grave = [HelpRequest(f"g{i}", f"隔壁{who}家的蓝鲸灯一直亮着，{extra}", {"flags": ["hazard"]})
+    grave = [HelpRequest(f"g{i}", f"隔壁{who}家的蓝鲸灯疼痛仪一直亮着，{extra}", {"flags": ["hazard"]})
              for i, (who, extra) in enumerate([("老王", "求救"), ("老李", "快来"), ("小张", "没人应"), ("老赵", "急")])]  # fmt: skip
     calm = [
         HelpRequest(f"c{i}", f"{what}怎么办", {"flags": []})
         for i, what in enumerate(["网课", "快递", "工资", "房租", "停车"])
     ]
-    found = suggest(book, grave + calm, "flag", "hazard")
+    silent = [HelpRequest("s", "蓝鲸灯", {"urgency": "routine"})]  # says nothing of flags
+    found = suggest(book, grave + calm + silent, "flag", "hazard")
     assert any("蓝鲸" in s.word for s in found)
+    assert any("疼痛仪" in s.word or "仪" in s.word for s in found)  # a character of a rule does not hide a word
     assert all(s.right >= 3 for s in found)
-    assert not {s.word for s in found} & book.literals()
-    with pytest.raises(InputError, match="no request has flag seizure"):
-        suggest(book, grave, "flag", "seizure")
-    with pytest.raises(InputError, match="'colour' is none of"):
-        suggest(book, grave, "colour", "red")
+    assert not {s.word for s in found} & {w for r in book.rules for w in r.any}
+    for head, label, message in (("flag", "seizure", "no request has flag seizure"), ("colour", "red", "'colour' is none of"),
+                                 ("urgency", "criticl", "'criticl' is none of")):  # fmt: skip
+        with pytest.raises(InputError, match=message):
+            suggest(book, grave, head, label)
 
 
 def test_rules_are_reloaded_while_running_and_a_bad_file_changes_nothing(tmp_path: Path) -> None:
@@ -289,3 +292,23 @@ def test_rules_are_reloaded_while_running_and_a_bad_file_changes_nothing(tmp_pat
             triager.reload_rules()
         assert triager.fingerprints["rules"] == new
         assert triager.predict("格格巫来了").urgency.code == "critical"
+
+
+def test_requests_being_decided_finish_under_the_rules_they_began_with(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(
+        '[[rule]]\nid = "own.a"\nmeans = "x"\nany = ["蓝精灵"]\nflag = "fever"\nhit = ["蓝精灵"]\n', "utf-8"
+    )
+
+    class Meanwhile(StubBackend):
+        def score(self, texts: Sequence[str]) -> list[Scores]:
+            path.write_text(path.read_text("utf-8").replace("蓝精灵", "格格巫"), "utf-8")
+            triager.reload_rules()
+            return super().score(texts)
+
+    triager = Triager.load(Meanwhile(load_profile()), rules=tmp_path)
+    decisions = triager.predict_many(["蓝精灵"] * 600)
+    assert len({d.fingerprints["rules"] for d in decisions}) == 1
+    assert all(f.rule == "own.a" for d in decisions for f in d.findings)
+    assert all(d.findings for d in decisions)
+    assert triager.fingerprints["rules"] != decisions[0].fingerprints["rules"]

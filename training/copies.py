@@ -55,6 +55,11 @@ def near_copies(texts: Sequence[str], others: Sequence[str], threshold: float = 
     return pairs
 
 
+def _story(text: str) -> str:
+    """What `StoryVectors` reads: Latin letters are single pieces there, so any two English texts would look alike."""
+    return re.sub("[a-z]+", "", _body(text))
+
+
 class StoryVectors:
     """Sentence vectors without a forward pass: smooth inverse frequency over the encoder's token vectors (SIF).
 
@@ -74,9 +79,7 @@ class StoryVectors:
         self._common = np.linalg.svd(raw - self._centre, full_matrices=False)[2][:1]
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        # Latin letters are single pieces in this vocabulary, so any two English texts would look alike.
-        bodies = [re.sub("[a-z]+", "", _body(t)) for t in texts]
-        return [e.ids for e in self._tokenizer.encode_batch(bodies, add_special_tokens=False)]
+        return [e.ids for e in self._tokenizer.encode_batch([_story(t) for t in texts], add_special_tokens=False)]
 
     def _means(self, rows: Sequence[Sequence[int]]) -> Array:
         out = np.zeros((len(rows), self._vectors.shape[1]), np.float32)
@@ -89,7 +92,7 @@ class StoryVectors:
         """Return unit vectors (n, width); texts too short to tell a story get zeros."""
         raw = self._means(self._tokens(texts)) - self._centre
         raw -= raw @ self._common.T @ self._common
-        raw[[len(_body(t)) < FEWEST_CHARACTERS for t in texts]] = 0
+        raw[[len(_story(t)) < FEWEST_CHARACTERS for t in texts]] = 0
         return np.asarray(raw / np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-9), np.float32)
 
 

@@ -63,9 +63,16 @@ def critical_facts() -> dict[str, dict[str, Any]]:
     return tomllib.loads((DATA / "facts.toml").read_text("utf-8"))
 
 
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
+
+
 def parse(raw: dict[str, Any], place: str, profile: Profile) -> Example:
     """Check one object against the profile's codes. Raises InputError naming the place and every field at fault."""
     faults = [f"{k}: missing or not a text" for k in _REQUIRED if not isinstance(raw.get(k), str)]
+    faults += [f"{k}: not a list of texts" for k in (*_LISTS, "facts", "districts") if not _is_list(raw.get(k, []))]
+    if faults:
+        raise InputError(f"{place}: " + "; ".join(faults))
     if unknown := sorted(set(raw) - {f.name for f in fields(Example)}):
         faults.append(f"unknown field(s) {', '.join(unknown)}")
     for key in ("category", "urgency", "department"):

@@ -7,7 +7,7 @@ the five labels of the guide. `first` is the corpus' label at that time; what wa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ def load_second(path: Path = DATA / "second.jsonl") -> list[Twice]:
 def agreement(rows: Sequence[Twice], profile: Profile) -> dict[str, float]:
     """Return Cohen's kappa per head (urgency: quadratic weights; flags: over all flag decisions) and per label.
 
-    Names are `head` and `head=label`; a label that neither annotator used is left out, and one that both always or never
-    used has no kappa (nan).
+    Names are `head` and `head=label`; a label that neither annotator used is left out, one that both always used is nan.
     """
     from sklearn.metrics import cohen_kappa_score
 
@@ -86,15 +85,6 @@ def agreement_table(rows: Sequence[Twice], splits: dict[str, list[Example]], pro
         table.add_row(name, *(f"{f[name]:.3f}" if name in f else "-" for f in figures.values()),
                       end_section=name in {"category", "urgency", "department", *SEVERAL})  # fmt: skip
     return table
-
-
-def disagreements(rows: Sequence[Twice]) -> Iterator[tuple[Twice, list[str]]]:
-    """Yield the requests on which the two differ, with the heads they differ in."""
-    for row in rows:
-        heads = [h for h in SINGLE if row.first[h] != row.second[h]]
-        heads += [h for h in SEVERAL if set(row.first[h]) != set(row.second[h])]
-        if heads:
-            yield row, heads
 
 
 def suspects(examples: Sequence[Example], head: str, folds: int = 5) -> list[tuple[Example, str, float]]:

@@ -29,6 +29,7 @@ from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warm
 from training.augment import augmented
 from training.corpus import Example, load, load_texts
 from training.evaluate import OF_DECISIONS, Answer, measure
+from triage.decide import Policy, choose_urgency
 from triage.errors import ModelError
 from triage.models.base import Array, Labels
 from triage.models.bert import TorchBackend, TriageNet, keep_layers, load_checkpoint, save_checkpoint
@@ -128,24 +129,28 @@ def gather_material(
 
 
 def model_answers(net: TriageNet, tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[Answer]:
-    """Return what the network alone says of each example, every yes/no question decided at one half."""
+    """Return what the network alone says of each example: the likeliest category and department, all else at one half."""
     net.eval()
     ids = tokenizer([clean(x.text).text for x in examples], truncation=True, max_length=max_tokens)["input_ids"]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     logits = np.zeros((len(ids), net.labels.total), np.float32)
     with torch.inference_mode():
-        for rows in batches([len(i) for i in ids], 32, random.Random(0)):
+        for rows in (order[at : at + 32] for at in range(0, len(order), 32)):
             x = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
             logits[rows] = net(x["input_ids"], x["attention_mask"]).numpy()
-    labels, out = net.labels, []
-    for row in (logits[i : i + 1] for i in range(len(logits))):
-        p = {head: values[0] for head, values in labels.probabilities(row).items()}
-        department = labels.department[int(p["department"].argmax())]
-        out.append(Answer(
-            labels.category[int(p["category"].argmax())], URGENCY_LEVELS[int(p["urgency"].argmax())], department,
-            frozenset(c for c, q in zip(labels.department, p["co_departments"], strict=True) if q > 0.5) - {department},
-            frozenset(c for c, q in zip(labels.flags, p["flags"], strict=True) if q > 0.5),
-        ))  # fmt: skip
-    return out
+    labels, p = net.labels, net.labels.probabilities(logits)
+    departments = [labels.department[i] for i in p["department"].argmax(1)]
+    return [
+        Answer(
+            labels.category[p["category"][i].argmax()],
+            choose_urgency(dict(zip(URGENCY_LEVELS, map(float, p["urgency"][i]), strict=True)), Policy().thresholds),
+            department,
+            frozenset(c for c, q in zip(labels.department, p["co_departments"][i], strict=True) if q > 0.5)
+            - {department},
+            frozenset(c for c, q in zip(labels.flags, p["flags"][i], strict=True) if q > 0.5),
+        )
+        for i, department in enumerate(departments)
+    ]
 
 
 def train(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from triage.records import Decision, severity
 
@@ -24,10 +25,13 @@ class Changes:
     raised: tuple[int, ...]
     lowered: tuple[int, ...]
 
-    @property
-    def touched(self) -> bool:
-        """Whether anything is different at all."""
-        return bool(self.urgency or self.category or self.department or self.flags)
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; changed codes as "before > after"."""
+        heads = {
+            h: {f"{a} > {b}": n for (a, b), n in getattr(self, h).items()}
+            for h in ("urgency", "category", "department")
+        }
+        return {"total": self.total, **heads, "flags": dict(self.flags), "raised": self.raised, "lowered": self.lowered}
 
 
 def compare(before: Sequence[Decision], after: Sequence[Decision]) -> Changes:

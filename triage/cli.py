@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +14,10 @@ from triage import __version__
 from triage.errors import InputError, TriageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from triage.changes import Changes
     from triage.engine import Triager
     from triage.records import Decision, HelpRequest
+    from triage.rules.report import RuleReport
     from triage.sources import BadRow
 
 EXIT_BAD_ROWS, EXIT_INPUT, EXIT_SETUP = 1, 2, 3
@@ -65,15 +64,43 @@ def _setup_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _file_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    forms = click.Choice(["jsonl", "csv", "tsv", "lines"])
+    for option in (
+        click.option("--id-column", default="id", show_default=True),
+        click.option("--text-column", default="text", show_default=True),
+        click.option("--format", "form", type=forms, help="default: by suffix or content"),
+    ):
+        command = option(command)
+    return command
+
+
+def _labelled(
+    data: str, form: str | None, text_column: str, id_column: str
+) -> tuple[list[HelpRequest], int]:  # fmt: skip
+    """Read labelled requests; name the bad ones on stderr. Returns the good ones and the exit code."""
+    from triage.rules.report import Truth
+    from triage.sources import read_requests, split_bad
+
+    requests, bad = split_bad(list(read_requests(data, form, text_column, id_column)))
+    faults, good = [str(row) for row in bad], []
+    for request in requests:
+        try:
+            Truth.of(request)
+        except InputError as error:
+            faults.append(f"{data}: {error}")
+        else:
+            good.append(request)
+    for fault in faults:
+        click.echo(f"triage: {fault}", err=True)
+    return good, EXIT_BAD_ROWS if faults else 0
+
+
 @main.command()
 @click.argument("source")
 @_setup_options
 @click.option("--json", "as_json", is_flag=True, help="JSON for a single text, too")
-@click.option(
-    "--format", "form", type=click.Choice(["jsonl", "csv", "tsv", "lines"]), help="default: by suffix or content"
-)
-@click.option("--text-column", default="text", show_default=True)
-@click.option("--id-column", default="id", show_default=True)
+@_file_options
 def predict(
     source: str, model: Path | None, profile: str, rules: Path | None, as_json: bool, form: str | None, text_column: str,
     id_column: str,
@@ -201,88 +228,79 @@ def explain(text: str, folder: Path | None) -> None:
 @rules.command()
 @click.argument("data", type=click.Path(exists=True, dir_okay=False))
 @_setup_options
-@click.option("--json", "as_json", is_flag=True, help="one object a rule, with the ids of wrong requests")
+@_file_options
+@click.option(
+    "--json", "as_json", is_flag=True, help="one object a rule, with the ids of wrong requests; last, the changes"
+)
 @click.option("--least", default=1, show_default=True, help="leave out rules that hold in fewer requests")
-def report(data: str, model: Path | None, profile: str, rules: Path | None, as_json: bool, least: int) -> None:
+def report(
+    data: str, model: Path | None, profile: str, rules: Path | None, form: str | None, text_column: str, id_column: str,
+    as_json: bool, least: int,
+) -> None:  # fmt: skip
     """Measure every rule on the labelled requests of DATA; with --rules, show as well what decisions they change.
 
     DATA is a file as for predict, with columns urgency, category, department, flags (any of them).
     """
-    from rich.console import Console
-    from rich.table import Table
-
+    from triage.profile import load_profile
     from triage.rules.book import load_rules
-    from triage.rules.report import HEADS, totals
     from triage.rules.report import report as measure
-    from triage.sources import read_requests, split_bad
 
-    requests, bad = split_bad(list(read_requests(data)))
-    for row in bad:
-        click.echo(f"triage: {row}", err=True)
-    measured = [r for r in measure(load_rules(*([rules] if rules else [])), requests) if r.holds >= least]
-
-    def share(value: float | None) -> str:
-        return "-" if value is None else f"{value:.2f}"
-
-    measured.sort(key=lambda r: (-r.holds, r.rule))
+    requests, code = _labelled(data, form, text_column, id_column)
+    book = load_rules(*([rules] if rules else []))
+    book.check_against(load_profile(profile))
+    measured = measure(book, requests)
+    shown = sorted((r for r in measured if r.holds >= least), key=lambda r: (-r.holds, r.rule))
+    changes = _changes(model, profile, rules, requests) if rules else None
     if as_json:
-        for r in measured:
-            click.echo(json.dumps(asdict(r), ensure_ascii=False))
-        sys.exit(EXIT_BAD_ROWS if bad else 0)
-    table = Table(
-        "rule", "holds", "silenced", "only it", *HEADS, "against", title=f"{len(requests)} requests; share right"
-    )
-    table.columns[0].no_wrap = True
-    for r in measured:
-        table.add_row(r.rule, str(r.holds), str(r.silenced), str(r.only), *(share(r.precision(h)) for h in HEADS),
-                      ", ".join(f"{other} {n}" for other, n in r.against.most_common(1)))  # fmt: skip
-    table.add_section()
-    table.add_row("all", "", "", "", *(share(v) for v in totals(measured).values()), "")
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
-    if rules:
-        console.print(_changes_table(model, profile, rules, requests))
-    sys.exit(EXIT_BAD_ROWS if bad else 0)
+        for row in shown:
+            click.echo(json.dumps(row.to_dict(), ensure_ascii=False))
+        if changes:
+            click.echo(json.dumps({"changes": changes.to_dict()}, ensure_ascii=False))
+    else:
+        _print_report(shown, measured, requests)
+        if changes:
+            _print_changes(changes, requests)
+    sys.exit(code)
 
 
-@rules.command()
-@click.argument("data", type=click.Path(exists=True, dir_okay=False))
-@click.option(
-    "--label", required=True, help="what the words should tell: flag=cardiac, urgency=critical, category=care ..."
-)
-@click.option("--rules", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--most", default=30, show_default=True)
-def suggest(data: str, label: str, folder: Path | None, most: int) -> None:
-    """Show words that speak for a label in the labelled requests of DATA and that no rule knows."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from triage.rules.book import load_rules
-    from triage.rules.suggest import suggest as find
-    from triage.sources import read_requests, split_bad
-
-    head, _, code = label.partition("=")
-    requests, bad = split_bad(list(read_requests(data)))
-    for row in bad:
-        click.echo(f"triage: {row}", err=True)
-    table = Table("word", "with the label", "in all", "chi-square", title=f"{label}: {len(requests)} requests")
-    for s in find(load_rules(*([folder] if folder else [])), requests, head, code, most):
-        table.add_row(s.word, str(s.right), str(s.told), f"{s.chi2:.1f}")
-    Console().print(table)
-    sys.exit(EXIT_BAD_ROWS if bad else 0)
-
-
-def _changes_table(model: Path | None, profile: str, rules: Path, requests: Sequence[HelpRequest]) -> Table:
-    """Return what the rules of a folder change in the decisions on these requests."""
-    from rich.table import Table
-
+def _changes(model: Path | None, profile: str, rules: Path, requests: Sequence[HelpRequest]) -> Changes:
+    """Compare the decisions with and without a folder of rules; the model is loaded once."""
     from triage.changes import compare
     from triage.engine import Triager
 
     texts = [r.text for r in requests]
-    before, after = (Triager.load(model, profile=profile, rules=r).predict_many(texts) for r in (None, rules))
-    changes = compare(before, after)
-    table = Table("head", "before", "after", "requests", title=f"what {rules} changes in {changes.total} decisions")
+    before = Triager.load(model, profile=profile)
+    after = Triager.load(before.backend, profile=profile, rules=rules)
+    after.policy = before.policy
+    return compare(before.predict_many(texts), after.predict_many(texts))
+
+
+def _print_report(shown: Sequence[RuleReport], measured: Sequence[RuleReport], requests: Sequence[HelpRequest]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from triage.rules.report import HEADS, totals
+
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.2f}"
+
+    table = Table(
+        "rule", "holds", "silenced", "only it", *HEADS, "against", title=f"{len(requests)} requests; share right"
+    )
+    table.columns[0].no_wrap = True
+    for r in shown:
+        table.add_row(r.rule, str(r.holds), str(r.silenced), str(r.only), *(share(r.precision(h)) for h in HEADS),
+                      ", ".join(f"{other} {n}" for other, n in r.against.most_common(1)))  # fmt: skip
+    table.add_section()
+    table.add_row("all", "", "", "", *(share(v) for v in totals(measured).values()), "")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _print_changes(changes: Changes, requests: Sequence[HelpRequest]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("head", "before", "after", "requests", title=f"what the folder changes in {changes.total} decisions")
     for head in ("urgency", "category", "department"):
         for (old, new), n in getattr(changes, head).most_common():
             table.add_row(head, old, new, str(n))
@@ -291,7 +309,34 @@ def _changes_table(model: Path | None, profile: str, rules: Path, requests: Sequ
     for name, indices in (("raised", changes.raised), ("lowered", changes.lowered)):
         if indices:
             table.add_row(name, "", ", ".join(requests[i].id for i in indices[:20]), str(len(indices)))
-    return table
+    Console().print(table)
+
+
+@rules.command()
+@click.argument("data", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--label", required=True, help="what the words should tell: flag=cardiac, urgency=critical, category=care ..."
+)
+@click.option("--rules", "folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@_file_options
+@click.option("--most", default=30, show_default=True)
+def suggest(
+    data: str, label: str, folder: Path | None, form: str | None, text_column: str, id_column: str, most: int
+) -> None:
+    """Show words that speak for a label in the labelled requests of DATA and that no rule knows."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from triage.rules.book import load_rules
+    from triage.rules.suggest import suggest as find
+
+    head, _, wanted = label.partition("=")
+    requests, code = _labelled(data, form, text_column, id_column)
+    table = Table("word", "with the label", "in all", "chi-square", title=f"{label}: {len(requests)} requests")
+    for s in find(load_rules(*([folder] if folder else [])), requests, head, wanted, most):
+        table.add_row(s.word, str(s.right), str(s.told), f"{s.chi2:.1f}")
+    Console().print(table)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -172,9 +172,9 @@ def decide(
     flags = []
     for code, e in evidence["flags"].items():
         p = e.probability(policy.weights["flags"])
-        shown = tuple(f for f in findings if f.holds and f.flag == code)
+        shown = tuple(f for f in told if f.holds and f.flag == code)
         # A red flag that moves the urgency also stands as a flag, or the decision would contradict its own reason.
-        if p >= policy.thresholds["flags"] or any(f.flag == code for f in floors):
+        if p >= policy.thresholds["flags"] or any(f in floors for f in shown):
             flags.append(Flag(code, profile.label_name("flag", code), p, shown))
     co = sorted(
         (

@@ -19,11 +19,8 @@ CHUNK = 256  # texts scored at a time: enough to fill every core, little enough 
 class Triager:
     """Rules, model, profile and decision policy, ready to decide. Safe to share between threads."""
 
-    def __init__(
-        self, backend: Backend, rules: RuleBook, profile: Profile, policy: Policy, rules_folder: Path | None = None
-    ) -> None:
-        self.backend, self.profile, self.policy = backend, profile, policy
-        self.rules, self._rules_folder = rules, rules_folder
+    def __init__(self, backend: Backend, rules: RuleBook, profile: Profile, policy: Policy) -> None:
+        self.backend, self.rules, self.profile, self.policy = backend, rules, profile, policy
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -57,16 +54,18 @@ class Triager:
             policy = Policy.from_dict(folder.read_json("decision.json"))
             model = OnnxBackend(folder, workers)
         model.labels.check_against(used_profile)
-        folder_of_rules = Path(rules) if rules else None
-        return cls(model, _rules(folder_of_rules, used_profile), used_profile, policy, folder_of_rules)
+        book = load_rules(*([Path(rules)] if rules else []))
+        book.check_against(used_profile)
+        return cls(model, book, used_profile, policy)
 
     def reload_rules(self) -> bool:
-        """Read the rule files again, in a running process; returns whether anything changed.
+        """Read the rules again from where they came, in a running process; returns whether anything changed.
 
         Requests being decided finish under the old rules, later ones see only the new. Every rule is first tried on its own
         sentences. Raises RuleError that lists every fault; the old rules are then still in force.
         """
-        book = _rules(self._rules_folder, self.profile, check=True)
+        book = load_rules(*self.rules.folders, check=True)
+        book.check_against(self.profile)
         changed = book.fingerprint != self.rules.fingerprint
         self.rules = book  # one assignment: no request ever sees half of it
         return changed
@@ -93,12 +92,6 @@ class Triager:
                 findings, districts = rules.apply(one), self.profile.find_districts(one)
                 decisions.append(decide(one, findings, scores, districts, self.profile, self.policy, fingerprints))
         return decisions
-
-
-def _rules(folder: Path | None, profile: Profile, check: bool = False) -> RuleBook:
-    book = load_rules(*([folder] if folder else []), check=check)
-    book.check_against(profile)
-    return book
 
 
 @lru_cache(maxsize=1)

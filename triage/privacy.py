@@ -24,33 +24,44 @@ _SURNAME = (
     "梅莫庄辛管祝左涂谷祁舒耿牟卜詹关苗凌费纪靳盛童欧甄项曲游阳裴席卫查屈鲍覃霍翁隋甘景薄单包司柏宁柯阮桂闵])"
 )
 _HAN = "[\u4e00-\u9fff]"
-# After 我叫 and 姓名 stands a name, unless it is one of these; a name ends before the words that usually follow it.
-_NO_NAME = "(?!马上|方舱|高速|高烧|温度|万一|安排|金水|白天|黄码|单位|常常|于是|石头)"
-_NAME = rf"{_NO_NAME}{_SURNAME}(?:·?{_HAN}{{1,2}}?(?=[^\u4e00-\u9fff]|[住在今年是的家现我有和与因要想已目电身性男女]|$)|{_HAN}{{1,2}})"
+# What stands after 姓名 or 患者: is a name, unless it is a state, a place or a drug that begins like one.
+_NO_NAME = (
+    "(?!高[烧热血龄危压位速]|左[侧边胸肺心手脚腿眼甲氧乙]|白[血细内蛋癜天]|安[宫装排眠定全]|马[上凡]|方舱|温度|万一|金水|黄[码疸]|单位|常|于是|石头|"
+    "康复|易[发感]|严重|危|贫血|龙湖|胡话|全身|路上|童年|单身|成[人功]|时|应|向|江|毛病|雷|雪|牛奶|米|古|关节|水)"
+)
+_NAME = (
+    rf"{_NO_NAME}{_SURNAME}(?:·?{_HAN}{{1,2}}?(?=[^\u4e00-\u9fff]|"
+    rf"[住在今年是的家现我有和与因要想已目电身性男女胸头腹肚发高咳喘疼痛破流昏血孕羊怀摔吃没被得一两三]|$)|{_HAN}{{1,2}})"
+)
 
 # Each pattern covers its group that matched, or the whole match.
+_GROUPED = r"(?:[ -]{1,3}|)"
 _SPOKEN_PATTERNS = (  # these see Chinese numerals as digits
     ("identity", re.compile(r"(?<![0-9])[1-9][0-9]{16}[0-9x](?![0-9a-z])")),
     (
         "phone",
         re.compile(
-            r"(?<![0-9])(?:\+?86[ -]?)?1[3-9](?:[ -]{0,2}[0-9]){9}(?![0-9])|(?<![0-9])0[0-9]{2,3}[ -]?[0-9]{7,8}(?![0-9])"
+            rf"(?<![0-9])(?:\+?86[ -]?)?(?:1[3-9][0-9](?:{_GROUPED}[0-9]{{4}}){{2}}|1(?: [0-9]){{10}}|"
+            r"1[3-9][0-9]{3}[ -][0-9]{3}[ -][0-9]{3})(?![0-9])"
+            r"|(?<![0-9])\(?0[0-9]{2,3}\)?[ -]?[2-9][0-9]{6,7}(?![0-9])"
         ),
     ),
-    ("phone", re.compile(r"(?:电话|手机|号码|联系方式)[^0-9\n]{0,6}([0-9]{3,4}[ -]?[0-9]{4,8})(?![0-9])")),
-    ("number", re.compile(r"(?<![0-9])[0-9]{11,}x?(?![0-9])")),  # bank cards, orders, mistyped identity numbers
+    ("phone", re.compile(r"(?:电话|手机|座机|号码|联系方式)[^0-9\n]{0,6}([0-9]{3,4}[ -]?[0-9]{4,8})(?![0-9])")),
+    ("number", re.compile(r"(?<![0-9])[0-9](?:[ -]?[0-9]{3,8}){2,5}x?(?<=[0-9x]{3})(?![0-9])")),
     (
         "house number",
         re.compile(
-            r"(?:路|街|道|巷|胡同|弄)[ ]?([0-9]{1,5})(?=号)"
-            r"|([0-9]{1,4}|[a-z][0-9]{0,2})(?=号楼|栋|幢|单元|号院|弄|室)"
-            r"|(?:单元|栋|幢|号楼)[ ]?([0-9]{2,5})(?![0-9])"
+            r"(?:路|街|巷|胡同|弄|(?<![知通频])道)[ ]?([0-9十百]{1,5})(?=号)"
+            r"|(?<![a-z0-9十百])([0-9十百]{1,5}|[a-z][0-9]{0,2})(?=号楼|栋|幢|单元(?!红|血|的血|悬)|号院|弄[0-9])"
+            r"|(?<![a-z0-9十百])([0-9]{2,4})(?=室(?![上性颤速早间]))"
+            r"|(?:单元|栋|幢|号楼)[ ]?(?!120|119|110)([0-9]{2,5})(?![0-9.]|岁|多|周|度|天|个|人|户|名|℃|号楼)"
+            r"|(?:房间号?|房号|门牌号?)[^0-9a-z\n]{0,2}([a-z]?座?[0-9]{2,5})"
             r"|(?<![0-9-])([0-9]{1,3}-[0-9]{1,2}-[0-9]{3,4})(?![0-9-])"
         ),
     ),
 )
 _PLAIN_PATTERNS = (
-    ("e-mail", re.compile(r"[a-z0-9][\w.+-]{0,63}@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{2,63}){1,3}")),
+    ("e-mail", re.compile(r"(?<![a-z0-9._+-])[a-z0-9][a-z0-9_.+-]{0,63}@[a-z0-9-]{1,63}(?:\.[a-z0-9-]{2,63}){1,3}")),
     (
         "chat id",
         re.compile(
@@ -66,8 +77,9 @@ _PLAIN_PATTERNS = (
     (
         "name",
         re.compile(
-            rf"(?:我叫|名叫|名字叫|名字是|姓名)(?:是|为)?[\s:】\]\"“]{{0,3}}({_NAME})"
-            rf"|(?:联系人|收件人|求助人|患者|病人|户主|申请人|登记人|报告人|当事人)[\s】\]]{{0,2}}[:】\]]\s{{0,2}}({_NAME})"
+            rf"(?:我叫|(?<![药病症])名叫|(?<!药)(?<!药的)(?<!病的)名字[叫是]|姓名)(?:是|为)?[\s:】\]\"“]{{0,3}}({_NAME})"
+            rf"|(?:联系人|收件人|户主|登记人)[\s:】\]]{{0,3}}({_NAME})"
+            rf"|(?:求助人|患者|病人|申请人|报告人|当事人)[\s】\]]{{0,2}}[:】\]]\s{{0,2}}({_NAME})"
         ),
     ),
 )
@@ -97,21 +109,27 @@ def _form(char: str) -> str:
 
 
 def find_private(text: str) -> list[Private]:
-    """Return what names a person, in order and without overlaps; the earlier kind of two that overlap wins."""
+    """Return what names a person, in order and without overlaps; a name found once is found wherever it stands again."""
     plain = text.lower() if text.isascii() else "".join(map(_form, text))
     spoken = plain.translate(_SPOKEN_DIGITS)
     found: list[Private] = []
-    covered = bytearray(len(text))
     for patterns, seen in ((_SPOKEN_PATTERNS, spoken), (_PLAIN_PATTERNS, plain)):
         for kind, pattern in patterns:
             for match in pattern.finditer(seen):
                 start, end = match.span(match.lastindex or 0)
-                if kind == "identity" and not valid_identity(seen[start:end]):
+                digits = sum(c.isdigit() for c in seen[start:end])
+                if (kind == "identity" and not valid_identity(seen[start:end])) or (kind == "number" and digits < 11):
                     continue
-                if not any(covered[start:end]):
-                    covered[start:end] = b"\x01" * (end - start)
-                    found.append(Private(kind, start, end))
-    return sorted(found, key=lambda p: p.start)
+                found.append(Private(kind, start, end))
+    for name in {plain[p.start : p.end] for p in found if p.kind == "name"}:
+        found += [Private("name", m.start(), m.end()) for m in re.finditer(re.escape(name), plain)]
+    out: list[Private] = []
+    end = 0
+    for p in sorted(found, key=lambda p: (p.start, -p.end)):  # what an earlier span covers is cut off a later one
+        if p.end > end:
+            out.append(Private(p.kind, max(p.start, end), p.end))
+            end = p.end
+    return out
 
 
 def redact(text: str) -> str:

@@ -26,9 +26,10 @@ UNLESS_WITHIN = 6  # characters between a fact and the words that forbid it
 
 
 class RuleBook:
-    """All rules, compiled. `apply` is pure and safe to call from many threads."""
+    """All rules, compiled. `apply` is pure and safe to call from many threads. `folders`: where they were read from."""
 
-    def __init__(self, source: RuleSource) -> None:
+    def __init__(self, source: RuleSource, folders: Sequence[Path] = ()) -> None:
+        self.folders = tuple(folder.resolve() for folder in folders)
         self.rules = tuple(source.rules[k] for k in sorted(source.rules))
         self.fingerprint = hashlib.sha256(
             json.dumps([repr(self.rules), repr(source)], ensure_ascii=False).encode()
@@ -67,10 +68,6 @@ class RuleBook:
                 roles[word].append((kind, None))
         self._roles = list(roles.values())
         self._matcher = Matcher(list(roles), expressions)
-
-    def literals(self) -> frozenset[str]:
-        """Return every literal that is a fact of some rule, or must stand near one."""
-        return frozenset(w for rule in self.rules for words in (rule.any, *rule.near) for w in words)
 
     def check_against(self, profile: Profile) -> None:
         """Raise RuleError that lists every rule speaking for a label the profile does not have."""
@@ -235,7 +232,7 @@ def load_rules(*folders: Path, check: bool = False) -> RuleBook:
             if needed not in known:
                 faults.add(rule.id, f"when: no flag and no rule is named {needed!r}")
     faults.raise_if_any()
-    book = RuleBook(source)
+    book = RuleBook(source, folders)
     if check:
         _own_examples(book, faults)
         faults.raise_if_any()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from triage.errors import InputError
 from triage.records import URGENCY_LEVELS, Finding, HelpRequest, severity
@@ -31,21 +32,22 @@ class Truth:
     def of(cls, request: HelpRequest) -> Truth:
         """Read the labels from a request's other columns: urgency, category, department, flags (a list, or "a,b").
 
-        Raises InputError for a request without any of them, or with an urgency that is no level.
+        An empty cell means "not said", but empty flags mean "none". Raises InputError, without quoting the cell, for a request
+        without any label or with one that cannot be.
         """
-        row = request.extra
+        row, place = request.extra, f"request {request.id}"
         flags = row.get("flags")
         if isinstance(flags, str):
             flags = [f.strip() for f in flags.replace(";", ",").split(",") if f.strip()]
+        if flags is not None and not (isinstance(flags, list) and all(isinstance(f, str) for f in flags)):
+            raise InputError(f"{place}: flags must be a list of codes, or codes with commas between")
         urgency = row.get("urgency") or None
         if urgency is not None and urgency not in URGENCY_LEVELS:
-            raise InputError(f"request {request.id}: urgency {urgency!r} is none of {', '.join(URGENCY_LEVELS)}")
+            raise InputError(f"{place}: urgency is none of {', '.join(URGENCY_LEVELS)}")
         truth = cls(urgency, row.get("category") or None, row.get("department") or None,
                     None if flags is None else frozenset(flags))  # fmt: skip
         if truth == cls(None, None, None, None):
-            raise InputError(
-                f"request {request.id}: no label (urgency, category, department or flags) to measure rules by"
-            )
+            raise InputError(f"{place}: no label to measure rules by; fill urgency, category, department or flags")
         return truth
 
     def has(self, head: str, label: str) -> bool | None:
@@ -80,6 +82,11 @@ class RuleReport:
         """Return the share of right claims about a head; None without a claim."""
         right, spoken = self.right[head]
         return right / spoken if spoken else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"rule": self.rule, "holds": self.holds, "silenced": self.silenced, "right": self.right, "only": self.only,
+                "against": dict(self.against), "wrong": self.wrong}  # fmt: skip
 
 
 def _same(a: Finding, b: Finding, head: str) -> bool:
@@ -116,9 +123,9 @@ def _count(row: RuleReport, finding: Finding, truth: Truth, others: Iterable[Fin
         wrong |= not verdict
         alone |= verdict and not any(_same(finding, f, head) for f in others)
     row.only += alone
-    for head in ("category", "department"):
-        said = getattr(finding, head)
-        row.against.update({f.rule for f in others if said and getattr(f, head) not in (None, said)})
+    row.against.update({f.rule for f in others if any(
+        getattr(finding, h) and getattr(f, h) not in (None, getattr(finding, h)) for h in ("category", "department")
+    )})  # fmt: skip
     if wrong and len(row.wrong) < EXAMPLES:
         row.wrong.append(request)
 

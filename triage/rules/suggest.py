@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from triage.errors import InputError, TriageError
-from triage.records import HelpRequest
+from triage.records import URGENCY_LEVELS, HelpRequest
 from triage.rules.book import RuleBook
 from triage.rules.report import HEADS, Truth
 from triage.text import clean
@@ -41,24 +41,27 @@ def suggest(book: RuleBook, requests: Sequence[HelpRequest], head: str, label: s
     import numpy as np
 
     jieba.setLogLevel(60)
-    truth = np.array([Truth.of(r).has(head, label) for r in requests])
+    if head == "urgency" and label not in URGENCY_LEVELS:
+        raise InputError(f"urgency {label!r} is none of {', '.join(URGENCY_LEVELS)}")
+    labelled = [(r, t) for r in requests if (t := Truth.of(r).has(head, label)) is not None]
+    truth = np.array([t for _, t in labelled], bool)
     if not truth.any():
         raise InputError(f"no request has {head} {label}; check the code's spelling")
     vectorizer = CountVectorizer(
         tokenizer=jieba.lcut, token_pattern=None, ngram_range=(1, 2), binary=True, lowercase=False
     )
-    seen = vectorizer.fit_transform([clean(r.text).text for r in requests])
+    seen = vectorizer.fit_transform([clean(r.text).text for r, _ in labelled])
     told, right = np.asarray(seen.sum(0)).ravel(), np.asarray(seen[truth].sum(0)).ravel()
     score = np.nan_to_num(chi2(seen, truth)[0])
     words = ["".join(w.split(" ")) for w in vectorizer.get_feature_names_out()]
-    known = book.literals()
+    known = {w for rule in book.rules for w in rule.any if len(w) > 1}
     out: list[Suggestion] = []
     for i in np.argsort(-score, kind="stable"):
         word = words[i]
         usable = len(word) >= 2 and all("\u4e00" <= c <= "\u9fff" for c in word)
         if not usable or right[i] < FEWEST or right[i] / told[i] <= truth.mean():
             continue
-        if any(w in word for w in known) or any(word in s.word or s.word in word for s in out):
+        if any(w in word or word in w for w in known) or any(word in s.word or s.word in word for s in out):
             continue
         out.append(Suggestion(word, int(right[i]), int(told[i]), round(float(score[i]), 1)))
         if len(out) == most:
