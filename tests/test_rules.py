@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training.context import judge, load_mentions
+from training.corpus import DATA
 from triage.engine import Triager
 from triage.errors import InputError, RuleError
 from triage.models.stub import StubBackend
@@ -312,3 +314,12 @@ def test_requests_being_decided_finish_under_the_rules_they_began_with(tmp_path:
     assert all(f.rule == "own.a" for d in decisions for f in d.findings)
     assert all(d.findings for d in decisions)
     assert triager.fingerprints["rules"] != decisions[0].fingerprints["rules"]
+
+
+@pytest.mark.parametrize(("split", "least"), [("dev", 0.88), ("test", 0.75)])
+def test_context_agrees_with_people_on_annotated_mentions(book: RuleBook, split: str, least: float) -> None:
+    from sklearn.metrics import f1_score
+
+    rows = load_mentions(DATA / "context" / f"{split}.jsonl")
+    assert len(rows) >= 200
+    assert f1_score([r["status"] for r in rows], judge(book, rows), average="macro") >= least

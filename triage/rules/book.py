@@ -11,6 +11,7 @@ import json
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,12 @@ class RuleBook:
                     faults.add(rule.id, f"{key} {code!r} is no {head} of profile {profile.name}; it has {known}")
         faults.raise_if_any()
 
-    def apply(self, clean_text: CleanText) -> list[Finding]:
-        """Return every finding, ordered by place, then rule id; facts that do not hold are among them."""
-        text = clean_text.text
+    def status(self, clean_text: CleanText, start: int, end: int) -> tuple[Status, str]:
+        """Return whether a fact at [start, end) of the cleaned text holds, and the cue's words ("" when it holds)."""
+        return self._scan(clean_text.text).context.status(start, end)
+
+    def _scan(self, text: str) -> _Scan:
+        """Find every literal of every rule and cue in one pass."""
         facts: dict[int, list[Hit]] = defaultdict(list)
         groups: dict[int, list[Hit]] = defaultdict(list)
         marks: dict[str, list[Hit]] = {"decoy": [], "closer": [], "ask": [], "owner": []}
@@ -98,15 +102,21 @@ class RuleBook:
                     cues.append((start, end, ref))
                 else:
                     marks[kind].append((start, end))
+        decoys = _Spans(marks["decoy"])
+        return _Scan(text, facts, groups, decoys, [c for c in cues if not decoys.swallows(c[0], c[1])], marks)
+
+    def apply(self, clean_text: CleanText) -> list[Finding]:
+        """Return every finding, ordered by place, then rule id; facts that do not hold are among them."""
+        text = clean_text.text
+        scan = self._scan(text)
+        facts, groups, decoys = scan.facts, scan.groups, scan.decoys
         for expression, start, end, number in self._matcher.expressions(text):
             i = self._expression_rule[expression]
             if _in_range(number, self.rules[i].value):
                 facts[i].append((start, end))
         if not facts:
             return self._compound([])
-        decoys = _Spans(marks["decoy"])
-        cues = [c for c in cues if not decoys.swallows(c[0], c[1])]
-        context = Context(text, cues, marks["closer"], marks["ask"], marks["owner"])
+        context = scan.context
         spans: dict[int, _Spans] = {}
 
         def near(ref: int, start: int, end: int, gap: int) -> bool:
@@ -149,6 +159,22 @@ class RuleBook:
                 first = held[rule.when[0]]
                 kept.append(_finding(rule, first.start, first.end, first.text, Status.HOLDS, ""))
         return sorted(kept, key=lambda f: (f.start, f.end, f.rule))
+
+
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """What one pass over a text found: facts by rule, words by group, decoys, cues that no decoy swallows, other marks."""
+
+    text: str
+    facts: dict[int, list[Hit]]
+    groups: dict[int, list[Hit]]
+    decoys: _Spans
+    cues: list[CueHit]
+    marks: dict[str, list[Hit]]
+
+    @property
+    def context(self) -> Context:
+        return Context(self.text, self.cues, self.marks["closer"], self.marks["ask"], self.marks["owner"])
 
 
 class _Spans:
