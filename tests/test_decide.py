@@ -56,6 +56,21 @@ def test_a_red_flag_steps_back_before_a_model_that_is_sure_and_a_person_looks() 
     assert judge(red, doubt, policy).urgency.code == "critical"
 
 
+def test_what_a_rule_settles_is_not_weighed_and_the_outvoted_department_still_moves() -> None:
+    sure = scores(department={"medical": 0.95})
+    assert judge([finding(department="transport")], sure).department.code == "medical"
+    settled = judge([finding(department="transport", settles=True)], sure)
+    assert settled.department.code == "transport"
+    assert [d.code for d in settled.co_departments] == ["medical"]
+    assert judge([finding(Status.OVER, department="transport", settles=True)], sure).department.code == "medical"
+    agreed = judge([finding(department="medical", settles=True)], sure)
+    assert agreed.department.code == "medical"
+    assert not agreed.co_departments
+    never = scores(flags={"mental": 0.001})
+    assert not judge([finding(flag="mental")], never).flags
+    assert [f.code for f in judge([finding(flag="mental", settles=True)], never).flags] == ["mental"]
+
+
 @pytest.mark.parametrize("status", [s for s in Status if s is not Status.HOLDS])
 def test_a_red_flag_that_does_not_hold_is_no_floor(status: Status) -> None:
     decision = judge([finding(status, urgency="critical", red_flag=True)], scores(urgency={"routine": 0.99}))

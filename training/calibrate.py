@@ -24,7 +24,7 @@ from triage.text import clean
 # (share of the requests at or above a level that its threshold must keep on validation, lowest threshold allowed):
 # a miss costs more than an alarm, but below 0.4 "urgent" mostly gains alarms.
 KEEP = {"urgent": (0.96, 0.4), "critical": (0.97, 0.2)}
-HIGHEST_VETO = 0.05  # of a red flag by the model: see Policy.floor_veto
+HIGHEST_VETO = 0.02  # of a red flag by the model: see Policy.floor_veto
 
 
 def temperatures(logits: Array, examples: Sequence[Example], labels: Labels) -> Labels:

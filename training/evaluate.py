@@ -137,43 +137,52 @@ def routed(answers: Sequence[Answer], findings: Sequence[bool], routing: dict[st
     ]
 
 
-def baseline(train: Sequence[Example], test: Sequence[Example]) -> list[Answer]:
-    """Jieba TF-IDF (words and pairs of words) and a linear model per head: what one would build in an afternoon."""
-    import jieba
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.preprocessing import MultiLabelBinarizer
+class Baselines:
+    """What anybody could build in an afternoon, fitted once: jieba TF-IDF (words and pairs of words) with a linear model a
+    head; and the floor that any model must beat: the true category known, its most frequent urgency and department guessed."""
 
-    jieba.setLogLevel(60)
-    vectorizer = TfidfVectorizer(tokenizer=jieba.lcut, token_pattern=None, ngram_range=(1, 2), sublinear_tf=True)
-    x, y = vectorizer.fit_transform([e.text for e in train]), vectorizer.transform([e.text for e in test])
+    def __init__(self, train: Sequence[Example]) -> None:
+        import jieba
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.multiclass import OneVsRestClassifier
+        from sklearn.preprocessing import MultiLabelBinarizer
 
-    def single(head: str) -> Any:
-        return LogisticRegression(C=30, max_iter=2000).fit(x, [getattr(e, head) for e in train]).predict(y)
+        jieba.setLogLevel(60)
+        self._vectorizer = TfidfVectorizer(
+            tokenizer=jieba.lcut, token_pattern=None, ngram_range=(1, 2), sublinear_tf=True
+        )
+        x = self._vectorizer.fit_transform([e.text for e in train])
+        self._single = {
+            head: LogisticRegression(C=30, max_iter=2000).fit(x, [getattr(e, head) for e in train])
+            for head in ("category", "urgency", "department")
+        }
+        self._several = {}
+        for head in ("co_departments", "flags"):
+            binarizer = MultiLabelBinarizer()
+            model = OneVsRestClassifier(LogisticRegression(C=30, max_iter=2000, class_weight="balanced"))
+            self._several[head] = binarizer, model.fit(x, binarizer.fit_transform([getattr(e, head) for e in train]))
+        self._usual: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+        for e in train:
+            for head in ("urgency", "department"):
+                self._usual[e.category, head][getattr(e, head)] += 1
 
-    def several(head: str) -> list[frozenset[str]]:
-        binarizer = MultiLabelBinarizer()
-        target = binarizer.fit_transform([getattr(e, head) for e in train])
-        model = OneVsRestClassifier(LogisticRegression(C=30, max_iter=2000, class_weight="balanced")).fit(x, target)
-        return [frozenset(row) for row in binarizer.inverse_transform(model.predict(y))]
+    def linear(self, examples: Sequence[Example]) -> list[Answer]:
+        """Return what TF-IDF and the linear models say."""
+        x = self._vectorizer.transform([e.text for e in examples])
+        single = [model.predict(x) for model in self._single.values()]
+        several = [map(frozenset, binarizer.inverse_transform(model.predict(x)))
+                   for binarizer, model in self._several.values()]  # fmt: skip
+        return [Answer(str(c), str(u), str(d), co, f) for c, u, d, co, f in zip(*single, *several, strict=True)]
 
-    columns = single("category"), single("urgency"), single("department"), several("co_departments"), several("flags")
-    return [Answer(str(c), str(u), str(d), co, f) for c, u, d, co, f in zip(*columns, strict=True)]
+    def floor(self, examples: Sequence[Example]) -> list[Answer]:
+        """Return what the true category alone tells."""
 
+        def top(category: str, head: str) -> str:
+            return self._usual[category, head].most_common(1)[0][0]
 
-def category_floor(train: Sequence[Example], test: Sequence[Example]) -> list[Answer]:
-    """Know the true category, guess its most frequent urgency and department: what any model must beat."""
-    usual: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: {"urgency": Counter(), "department": Counter()})
-    for x in train:
-        usual[x.category]["urgency"][x.urgency] += 1
-        usual[x.category]["department"][x.department] += 1
-
-    def top(category: str, head: str) -> str:
-        return usual[category][head].most_common(1)[0][0]
-
-    return [Answer(x.category, top(x.category, "urgency"), top(x.category, "department"), frozenset(), frozenset())
-            for x in test]  # fmt: skip
+        return [Answer(x.category, top(x.category, "urgency"), top(x.category, "department"), frozenset(), frozenset())
+                for x in examples]  # fmt: skip
 
 
 def answers(triager: Triager, examples: Sequence[Example]) -> list[Answer]:
@@ -186,18 +195,19 @@ def answers(triager: Triager, examples: Sequence[Example]) -> list[Answer]:
     return out
 
 
-def evaluate(triager: Triager, examples: Sequence[Example], train: Sequence[Example] | None, min_support: int = 1,
-             ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Return {row of the table: measures}; baselines need the training examples."""
+def evaluate(
+    triager: Triager, examples: Sequence[Example], baselines: Baselines | None = None, min_support: int = 1
+) -> dict[str, dict[str, float]]:
+    """Return {row of the table: measures}."""
     triager = Triager(_Remembered(triager.backend), triager.rules, triager.profile, triager.policy)
     rows = {
         "rules and model": answers(triager, examples),
         "model alone": answers(model_alone(triager), examples),
         "rules alone": answers(rules_alone(triager), examples),
     }
-    if train is not None:
-        rows["TF-IDF + linear"] = baseline(train, examples)
-        rows["from category"] = category_floor(train, examples)
+    if baselines is not None:
+        rows["TF-IDF + linear"] = baselines.linear(examples)
+        rows["from category"] = baselines.floor(examples)
     return {name: measure(examples, a, min_support) for name, a in rows.items()}
 
 
@@ -220,12 +230,12 @@ def as_table(title: str, result: dict[str, dict[str, float]]) -> Table:
 def main(model: Path, data: Path, also: tuple[Path, ...], without: Path | None, json_path: Path | None) -> None:
     """Print the evaluation tables of a model folder."""
     left_out = set(json.loads(without.read_text("utf-8"))) if without else set()
-    triager, train, console = Triager.load(model), load(DATA / "train.jsonl"), Console()
+    triager, baselines, console = Triager.load(model), Baselines(load(DATA / "train.jsonl")), Console()
     console.print(f"model {triager.fingerprints['model']}, rules {triager.fingerprints['rules']}")
     results = {}
     for path in (data, *also):
         examples = [x for x in load(path, load_profile()) if x.id not in left_out]
-        results[path.stem] = evaluate(triager, examples, train, min_support=1 if path == data else 10)
+        results[path.stem] = evaluate(triager, examples, baselines, min_support=1 if path == data else 10)
         console.print(as_table(f"{path.name}: {len(examples)} requests, "
                                f"{sum(x.urgency == 'critical' for x in examples)} critical", results[path.stem]))  # fmt: skip
     if json_path:

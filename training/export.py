@@ -21,7 +21,7 @@ from rich.console import Console
 
 from training.calibrate import fit_policy, temperatures
 from training.corpus import DATA, load
-from training.evaluate import MEASURES, as_table, evaluate
+from training.evaluate import MEASURES, Baselines, as_table, evaluate
 from triage.engine import Triager
 from triage.models.base import Labels
 from triage.models.bert import TriageNet, load_checkpoint
@@ -117,12 +117,12 @@ def package(checkpoint: Path, out: Path, also: tuple[Path, ...] = (), note: str 
         write_json(work / "decision.json", policy.to_dict())
         ModelFolder.seal(work)
 
-        triager = Triager.load(work)
+        triager, baselines = Triager.load(work), Baselines(train)
         evaluation = {}
         for path in (DATA / "validation.jsonl", DATA / "test.jsonl", *also):
             examples = load(path)
             name = f"{path.name}: {len(examples)} requests, {sum(x.urgency == 'critical' for x in examples)} critical"
-            evaluation[name] = evaluate(triager, examples, train, min_support=10 if path in also else 1)
+            evaluation[name] = evaluate(triager, examples, baselines, min_support=10 if path in also else 1)
             Console().print(as_table(name, evaluation[name]))
         about: dict[str, object] = {
             "kind": "onnx-bert-int8",

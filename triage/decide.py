@@ -151,7 +151,11 @@ def decide(
         code = max(p, key=lambda c: p[c])
         return Label(code, profile.label_name(question, code), p[code] / total)
 
-    category, department = best("category"), best("department")
+    category, likeliest = best("category"), best("department")
+    settled = next((f.department for f in told if f.holds and f.settles and f.department), likeliest.code)
+    department = likeliest
+    if settled != likeliest.code:
+        department = Label(settled, profile.label_name("department", settled), 1.0)
     distribution = urgency_distribution(evidence, policy)
     level = choose_urgency(distribution, policy.thresholds)
     floors = [f for f in told if f.holds and f.red_flag]
@@ -174,7 +178,7 @@ def decide(
         p = e.probability(policy.weights["flags"])
         shown = tuple(f for f in told if f.holds and f.flag == code)
         # A red flag that moves the urgency also stands as a flag, or the decision would contradict its own reason.
-        if p >= policy.thresholds["flags"] or any(f in floors for f in shown):
+        if p >= policy.thresholds["flags"] or any(f in floors or f.settles for f in shown):
             flags.append(Flag(code, profile.label_name("flag", code), p, shown))
     co = sorted(
         (
@@ -184,6 +188,7 @@ def decide(
             and (
                 (p := e.probability(policy.weights["co_departments"])) >= policy.thresholds["co_departments"]
                 or any(f.co_department == code for f in floors)
+                or code == likeliest.code  # who would take it, had no rule settled it, still has to move
             )
         ),
         key=lambda label: -label.score,

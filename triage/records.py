@@ -47,6 +47,7 @@ class Finding:
     department: str | None = None
     co_department: str | None = None
     red_flag: bool = False
+    settles: bool = False
 
     @property
     def holds(self) -> bool:

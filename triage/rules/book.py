@@ -231,7 +231,7 @@ def _longest(hits: Sequence[Hit]) -> list[Hit]:
 
 def _finding(rule: Rule, start: int, end: int, text: str, status: Status, cue: str) -> Finding:
     return Finding(rule.id, start, end, text, status, cue, rule.flag, rule.urgency, rule.category, rule.department,
-                   rule.co_department, rule.red_flag)  # fmt: skip
+                   rule.co_department, rule.red_flag, rule.settles)  # fmt: skip
 
 
 def _own_examples(book: RuleBook, faults: Faults) -> None:

@@ -36,6 +36,7 @@ class Rule:
     department: str | None = None
     co_department: str | None = None  # who must move as well when the request is somebody else's to lead
     red_flag: bool = False  # the urgency is a floor that no model may lower
+    settles: bool = False  # its department and flag are not weighed against the model
     ignores: tuple[str, ...] = ()  # statuses that do not apply (the words 没有奶粉了 deny nothing)
     hit: tuple[str, ...] = ()
     miss: tuple[str, ...] = ()
@@ -119,6 +120,8 @@ def _parse_rule(raw: Mapping[str, Any], lexicon: Mapping[str, list[str]], place:
         faults.add(place, f"urgency {values['urgency']!r} is none of {', '.join(URGENCY_LEVELS)}")
     if values.get("red_flag") and not values.get("urgency"):
         faults.add(place, "a red flag needs an `urgency` to be the floor")
+    if values.get("settles") and not (values.get("department") or values.get("flag")):
+        faults.add(place, "a rule that settles needs the `department` or `flag` it settles")
     if bad := set(values.get("ignores", ())) - {s.value for s in Status}:
         faults.add(place, f"ignores: unknown status {', '.join(sorted(bad))}")
     value = values.get("value", {})
