@@ -118,7 +118,10 @@ def plot(curve: dict[int, dict[str, dict[str, tuple[float, float]]]], path: Path
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--also-evaluate", "also", type=click.Path(path_type=Path, exists=True), multiple=True)
 @click.option(
-    "--plot", "picture", type=click.Path(path_type=Path), help="draw the runs with a `size` as a learning curve"
+    "--plot",
+    "picture",
+    type=click.Path(path_type=Path),
+    help="draw the runs that change only the size as a learning curve",
 )
 def main(plan: Path, out: Path, also: tuple[Path, ...], picture: Path | None) -> None:
     """Perform the runs of PLAN in the folder OUT and print their measures."""
@@ -136,7 +139,7 @@ def main(plan: Path, out: Path, also: tuple[Path, ...], picture: Path | None) ->
             table.add_row(name, *(f"{m:.3f}" + (f" ± {sd:.3f}" if len(repeats) > 1 else "") for m, sd in figures))
         console.print(table)
     if picture:
-        sized = {run["name"] for run in runs if "size" in run}
+        sized = {run["name"] for run in runs if not set(run) - {"name", "size", "seed"}}
         plot({results[name][0]["requests"]: means[name] for name in sized}, picture)
 
 

@@ -96,7 +96,7 @@ def suspects(examples: Sequence[Example], head: str, folds: int = 5) -> list[tup
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import SGDClassifier
     from sklearn.model_selection import GroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
 
@@ -104,7 +104,7 @@ def suspects(examples: Sequence[Example], head: str, folds: int = 5) -> list[tup
     labels = np.array([codes.index(getattr(x, head)) for x in examples])
     model = make_pipeline(
         TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True, min_df=2),
-        LogisticRegression(C=10, max_iter=1000),
+        SGDClassifier(loss="log_loss", alpha=1e-5, random_state=0),
     )
     predicted = cross_val_predict(model, [clean(x.text).text for x in examples], labels, method="predict_proba",
                                   cv=GroupKFold(folds), groups=[x.pair or x.id for x in examples])  # fmt: skip
