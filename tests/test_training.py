@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import tomllib
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 
 import training.export
 from tests.conftest import ROOT
-from training.augment import augmented, joined, noisy
 from training.base_model import METASPACE, build, chinese_needs, dequantise
 from training.calibrate import temperatures
 from training.corpus import DATA, Example, load
@@ -178,36 +175,6 @@ def test_targets_hold_every_label_once() -> None:
         "co_departments": [0, 1],
         "flags": [1],
     }
-
-
-def test_noise_keeps_numbers_and_depends_on_nothing_but_the_seed() -> None:
-    text = "我妈72岁,高血压180,药明天就没了,社区说等通知。求帮忙!"
-    worse = [noisy(text, random.Random(seed)) for seed in range(50)]
-    assert worse == [noisy(text, random.Random(seed)) for seed in range(50)]
-    assert len(set(worse)) > 20
-    assert all("72" in t and "180" in t for t in worse)
-
-
-def test_two_requests_in_one_breath_are_as_grave_as_the_graver_and_hold_the_facts_of_both() -> None:
-    labels = Labels(("medical", "food"), ("medical", "supply"), ("cardiac", "elderly"))
-    rows = [Example("a", "求购大米", "food", "priority", "supply", (), ("elderly",)),
-            Example("b", "我爸胸口压着疼出冷汗", "medical", "critical", "medical", (), ("cardiac",))]  # fmt: skip
-    both = targets(rows, labels)
-    for order in ((0, 1), (1, 0)):
-        i, j = order
-        text, target = joined((rows[i].text, rows[j].text), (both[i], both[j]), labels, random.Random(1))
-        assert rows[0].text in text
-        assert rows[1].text in text
-        expected = targets([replace(rows[1], flags=("cardiac", "elderly"))], labels)[0]
-        assert target.tolist() == expected.tolist()
-
-
-def test_without_augmentation_an_epoch_shows_the_texts_as_they_are() -> None:
-    labels = Labels(("medical",), ("medical",), ("cardiac",))
-    target = np.zeros((2, labels.total), np.float32)
-    texts, same = augmented(["胸痛", "买药"], target, labels, random.Random(0), noise=0, join=0, joinable=[])
-    assert texts == ["胸痛", "买药"]
-    assert (same == target).all()
 
 
 def test_a_sure_teacher_gives_the_labels_themselves() -> None:

@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
-from training.augment import augmented
 from training.corpus import Example, load, load_texts
 from training.evaluate import OF_DECISIONS, Answer, measure
 from triage.decide import Policy, choose_urgency
@@ -102,13 +101,11 @@ def batches(lengths: Sequence[int], size: int, rng: random.Random) -> list[list[
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What is learnt from: cleaned texts, target probabilities (n, labels.total), weights (n,), and the rows that may be
-    told together with another."""
+    """What is learnt from: cleaned texts, target probabilities (n, labels.total) and weights (n,)."""
 
     texts: list[str]
     target: Array
     weight: list[float]
-    joinable: list[int]
 
 
 def gather_material(
@@ -118,14 +115,13 @@ def gather_material(
     examples = [x for path in (Path(config["data"]["train"]), *more) for x in load(path)]
     texts = [clean(x.text).text for x in examples]
     target, weight = targets(examples, labels), [1.0] * len(texts)
-    joinable = [i for i, x in enumerate(examples) if x.urgency != "routine" and len(x.text) < 120]
     if teacher is not None:
         hard = config["distillation"]["hard"]
         extra = [t for t in load_texts(unlabelled) if t not in set(texts)] if unlabelled else []
         taught = soft_targets(TorchBackend(teacher, config["data"]["max_tokens"]).logits(texts + extra), labels)
         target = np.concatenate([hard * target + (1 - hard) * taught[: len(texts)], taught[len(texts) :]])
         texts, weight = texts + extra, weight + [config["distillation"]["unlabelled"]] * len(extra)
-    return Material(texts, target, weight, joinable)
+    return Material(texts, target, weight)
 
 
 def model_answers(net: TriageNet, tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[Answer]:
@@ -184,6 +180,7 @@ def train(
     checks = {path.stem: load(path) for path in (Path(config["data"]["validation"]), *also)}
     net.norm.momentum = optimiser["norm_momentum"]
     optimizer = torch.optim.AdamW(parameter_groups(net, optimiser), fused=True)
+    ids = tokenizer(material.texts, truncation=True, max_length=config["data"]["max_tokens"])["input_ids"]
     steps = optimiser["epochs"] * math.ceil(len(material.texts) / optimiser["batch"])
     schedule = get_linear_schedule_with_warmup(optimizer, int(optimiser["warmup"] * steps), steps)
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -192,17 +189,13 @@ def train(
             net.train()
             if epoch > optimiser["epochs"] - optimiser["settle_epochs"]:
                 net.norm.eval()
-            texts, target = augmented(
-                material.texts, material.target, labels, rng, **config["augment"], joinable=material.joinable
-            )
-            ids = tokenizer(texts, truncation=True, max_length=config["data"]["max_tokens"])["input_ids"]
             plan, running = batches([len(i) for i in ids], optimiser["batch"], rng), 0.0
             for chosen in progress.track(plan, description=f"epoch {epoch}"):
                 x = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
                 weight = torch.tensor([material.weight[i] for i in chosen])
                 with torch.autocast("cpu", torch.bfloat16, enabled=optimiser["bfloat16"]):
                     logits = net(x["input_ids"], x["attention_mask"]).float()
-                step_loss = loss(logits, torch.from_numpy(target[chosen]), weight, labels, config["loss"])
+                step_loss = loss(logits, torch.from_numpy(material.target[chosen]), weight, labels, config["loss"])
                 step_loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
