@@ -140,7 +140,7 @@ def decide(
 ) -> Decision:
     """Weigh findings and scores into one decision with its reasons."""
     evidence = gather(findings, scores)
-    safe = redact(text.original)  # reasons are shown, logged and stored
+    safe = redact(text.original) if findings else ""  # reasons are shown, logged and stored
     told = [replace(f, text=safe[f.start : f.end]) for f in findings]
     reasons: list[str] = []
     review: list[str] = []
