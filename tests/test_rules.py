@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from triage.models.stub import StubBackend
 from triage.profile import load_profile
 from triage.records import Finding, HelpRequest, Scores, Status
 from triage.rules.book import RuleBook, load_rules
+from triage.rules.files import Rule
+from triage.rules.lint import shadowed
+from triage.rules.matcher import Expression
 from triage.rules.report import report, totals
 from triage.rules.suggest import suggest
 from triage.text import clean
@@ -206,6 +210,85 @@ def test_any_text_gives_valid_spans(text: str) -> None:
 
 
 _BOOK = load_rules()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "needs"),
+    [
+        ("胸口[^,]{0,6}(?:疼|痛)", [("胸口",), ("疼", "痛")]),
+        ("(?:心口|胸前?)疼", [("心口疼", "胸前疼", "胸疼")]),
+        ("血氧([0-9]{2})", [("血氧",)]),
+        ("(?:[七八]十)岁", [("七十岁", "八十岁")]),
+        ("(?:a+|b)x*", []),
+        ("[^,]+", []),
+        ("\\pN+", []),  # RE2's own syntax
+    ],
+)
+def test_what_an_expression_cannot_match_without_is_known(pattern: str, needs: list[tuple[str, ...]]) -> None:
+    assert Expression(pattern).needs() == needs
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text("胸口心疼痛不,没1七十岁x", max_size=30))
+def test_an_expression_that_matches_finds_all_it_needs(text: str) -> None:
+    for pattern in (
+        "(?:胸|心)口?[^,]{0,3}(?:疼|痛)",
+        "(?:没|不)疼{1,2}",
+        "([1七]十?)岁|x+心",
+        "(?:胸(?:口|x)?|心)疼?痛",
+    ):
+        expression = Expression(pattern)
+        if any(expression.matches(text)):
+            assert all(any(word in text for word in group) for group in expression.needs())
+
+
+def test_dropped_mentions_are_told_with_the_condition_that_refused_them(tmp_path: Path) -> None:
+    book = own(tmp_path, """
+        [[decoy]]
+        words = ["胸痛中心"]
+        [[rule]]
+        id = "own.pain"
+        means = "x"
+        any = ["胸痛"]
+        near = ["汗"]
+        unless = ["科普"]
+        absent = ["演练"]
+        flag = "cardiac"
+        hit = ["胸痛出汗"]
+        [[rule]]
+        id = "own.oxygen"
+        means = "x"
+        regex = ["血氧([0-9]{2})"]
+        value = {max = 92}
+        flag = "breathing"
+        hit = ["血氧88"]
+    """)  # fmt: skip
+
+    def why(text: str) -> list[tuple[str, str]]:
+        return [(d.rule, d.reason) for d in book.dropped(clean(text)) if d.rule.startswith("own.")]
+
+    assert why("胸痛出汗") == []
+    assert why("胸痛") == [("own.pain", "near")]
+    assert why("胸痛出汗，演练") == [("own.pain", "absent: 演练")]
+    assert why("胸痛科普，出汗") == [("own.pain", "unless: 科普")]
+    assert why("胸痛中心出汗") == [("own.pain", "decoy")]
+    assert why("血氧99") == [("own.oxygen", "value")]
+
+
+def test_rules_that_another_makes_superfluous_are_named() -> None:
+    wide = Rule("a.wide", "x", any=("胸痛", "心口疼"), flag="cardiac", urgency="critical")
+    narrow = Rule("a.narrow", "x", any=("胸痛厉害",), near=(("汗",),), flag="cardiac", urgency="urgent")
+    other = Rule("a.other", "x", any=("胸痛厉害",), flag="breathing")
+    twin = replace(wide, id="b.twin")
+    freer = Rule("b.freer", "x", any=("胸痛厉害",), flag="cardiac", ignores=("denied",))
+    told = shadowed([wide, narrow, other, twin, freer])
+    assert next(line.split(",")[0] for line in told if "a.narrow" in line) == "a.narrow: shadowed by a.wide"
+    assert "b.twin: says the same as a.wide; keep one" in told
+    assert not any(line.startswith(("a.other", "b.freer", "a.wide")) for line in told)
+
+
+def test_no_shipped_rule_is_superfluous(book: RuleBook) -> None:
+    assert shadowed(book.rules) == []
 
 
 def test_a_fact_at_the_end_of_a_long_text_counts(book: RuleBook) -> None:

@@ -1,7 +1,10 @@
 """Does a mentioned fact hold now? ConText (Harkema et al. 2009, as in medSpaCy) for Chinese without word boundaries.
 
-A cue (没有, 如果, 去年 ...) stands before or after a fact, within a reach of characters, in the same clause or sentence;
-a closing word (但, 现在 ...) between the two ends its scope. The nearest cue decides. Cues are data: `context.toml`.
+A cue (没有, 如果, 去年 ...) reaches over the places near it at which a fact may stand: so many characters, in the same clause or
+sentence, up to a closing word (但, 现在 ...) or to the ends of the text. The cues that reach a fact are weighed: those of
+weight 1 decide alone, lighter ones (昨天; 谢谢) only together with others of the same status, one of each kind. Cues that
+speak for the present (又, 还在) are taken off. Of the statuses that weigh enough the one with the nearest cue wins.
+All words are data: `context.toml`. What a cue reaches is settled once for each text, in time linear in its length.
 """
 
 from __future__ import annotations
@@ -13,22 +16,31 @@ from dataclasses import dataclass
 from triage.records import Status
 from triage.text import clause_ends, sentence_ends
 
+ENOUGH = 0.99  # what the cues of one status must weigh together; below 1 because 0.7 + 0.3 is not quite 1
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)  # eq=False: a cue is a kind of its own, and cheap to put in a set
 class Cue:
     """Words that change the status of a fact standing up to `reach` characters `after` or `before` the cue itself."""
 
     words: tuple[str, ...]
-    status: Status
+    status: Status  # "holds": the words weigh against the statuses named in `against`
     stands: str = "before"  # where the cue stands, seen from the fact: "before" or "after"
     reach: int = 8
     scope: str = "clause"  # "clause" or "sentence"
+    around: bool = False  # reaches to both sides, over the ends of clauses and sentences
+    through: bool = False  # closing words do not end its reach
     question: bool = False  # only in a sentence that asks
-    no_owner: bool = False  # only in a sentence that names nobody in particular
+    no_owner: bool = False  # only in a text that names nobody in particular
+    about: tuple[str, ...] = ()  # only for facts with one of these in their words (退了 is about 烧, not about 胸痛)
+    not_about: tuple[str, ...] = ()  # not for facts with one of these in their words (what is 好了 is no 孤独症)
+    weight: float = 1.0
+    against: tuple[str, ...] = ("over", "general")
 
 
 Hit = tuple[int, int]  # start, end
 CueHit = tuple[int, int, Cue]
+_Reach = tuple[int, int, CueHit]  # first and last place of a fact's near edge, the cue
 
 
 class Context:
@@ -38,45 +50,85 @@ class Context:
         self, text: str, cues: Sequence[CueHit], closers: Sequence[Hit], asks: Sequence[Hit], owners: Sequence[Hit]
     ) -> None:
         self._text = text
-        self._clauses = clause_ends(text)
-        self._sentences = sentence_ends(text)
-        longest = max((c.reach for _, _, c in cues), default=0)
-        self._cues = sorted(cues, key=lambda hit: (hit[0], -hit[1]))
-        self._starts = [start for start, _, _ in self._cues]
-        self._margin = longest + max((e - s for s, e, _ in cues), default=0)
-        self._closers = sorted(start for start, _ in closers)
-        self._asks = sorted(start for start, _ in asks)
-        self._owners = sorted(start for start, _ in owners)
+        self._found = cues, closers, asks, bool(owners)
+        self._ready = not cues
+        self._before: list[_Reach] = []  # cues standing before a fact, by the first place they reach
+        self._after: list[_Reach] = []  # cues standing after a fact, by the last place they reach
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self._farthest = 0
 
-    def _between(self, sorted_starts: Sequence[int], start: int, end: int) -> bool:
-        at = bisect_left(sorted_starts, start)
-        return at < len(sorted_starts) and sorted_starts[at] < end
-
-    def _sentence(self, position: int) -> Hit:
-        at = bisect_right(self._sentences, position)
-        return (self._sentences[at - 1] if at else 0), self._sentences[min(at, len(self._sentences) - 1)]
+    def _prepare(self) -> None:
+        """Settle what each cue reaches; done when the first fact asks."""
+        cues, closer_hits, asks, owned = self._found
+        clauses, sentences = clause_ends(self._text), sentence_ends(self._text)
+        closers = sorted(start for start, _ in closer_hits)
+        asking = {bisect_right(sentences, start) for start, _ in asks}
+        for start, end, cue in cues:
+            if (cue.no_owner and owned) or (cue.question and bisect_right(sentences, start) not in asking):
+                continue
+            self._farthest = max(self._farthest, cue.reach)
+            if cue.around:
+                self._before.append((end, end + cue.reach, (start, end, cue)))
+                self._after.append((start - cue.reach, start, (start, end, cue)))
+                continue
+            ends = clauses if cue.scope == "clause" else sentences
+            if cue.stands == "before":
+                last = min(end + cue.reach, ends[bisect_right(ends, end - 1)] - 1)
+                at = bisect_left(closers, end)
+                if not cue.through and at < len(closers):
+                    last = min(last, closers[at])
+                self._before.append((end, last, (start, end, cue)))
+            else:
+                at = bisect_right(ends, start)
+                first = max(start - cue.reach, ends[at - 1] if at else 0)
+                at = bisect_left(closers, start)
+                if not cue.through and at:
+                    first = max(first, closers[at - 1] + 1)
+                self._after.append((first, start, (start, end, cue)))
+        self._before.sort(key=lambda r: r[0])
+        self._after.sort(key=lambda r: r[1])
+        self._firsts = [r[0] for r in self._before]
+        self._lasts = [r[1] for r in self._after]
+        self._ready = True
 
     def status(self, start: int, end: int) -> tuple[Status, str]:
-        """Return the status of the fact at [start, end) and the cue's words ("" when it holds)."""
-        nearest: tuple[int, Status, str] | None = None
-        low = bisect_left(self._starts, start - self._margin)
-        high = bisect_right(self._starts, end + self._margin)
-        for cue_start, cue_end, cue in self._cues[low:high]:
-            if cue.stands == "before":
-                gap, between = start - cue_end, (cue_end, start)
-            else:
-                gap, between = cue_start - end, (end, cue_start)
-            if gap < 0 or gap > cue.reach or (nearest is not None and gap >= nearest[0]):
+        """Return the status of the fact at [start, end) and the words of the nearest cue ("" when it holds)."""
+        if not self._ready:
+            self._prepare()
+        low = bisect_left(self._firsts, start - self._farthest)
+        high = bisect_right(self._firsts, start, low)
+        reaching = [(start - r[0], r[2]) for r in self._before[low:high] if start <= r[1]]
+        low = bisect_left(self._lasts, end)
+        high = bisect_right(self._lasts, end + self._farthest, low)
+        reaching += [(r[1] - end, r[2]) for r in self._after[low:high] if r[0] <= end]
+        return self._weigh(reaching, self._text[start:end]) if reaching else (Status.HOLDS, "")
+
+    def _weigh(self, reaching: list[tuple[int, CueHit]], fact: str) -> tuple[Status, str]:
+        """Return the status whose cues weigh enough and stand nearest. `reaching`: distances and cues."""
+        sums: dict[str, float] = {}
+        nearest: dict[Status, tuple[int, CueHit]] = {}
+        seen: set[Cue] = set()
+        for found in reaching:
+            cue = found[1][2]
+            if cue.about and not any(word in fact for word in cue.about):
                 continue
-            ends = self._clauses if cue.scope == "clause" else self._sentences
-            if bisect_right(ends, between[0]) != bisect_right(ends, between[1]):
+            if cue.not_about and any(word in fact for word in cue.not_about):
                 continue
-            if self._between(self._closers, *between):
-                continue
-            sentence = self._sentence(start)
-            if cue.question and not self._between(self._asks, *sentence):
-                continue
-            if cue.no_owner and self._between(self._owners, *sentence):
-                continue
-            nearest = gap, cue.status, self._text[cue_start:cue_end]
-        return (nearest[1], nearest[2]) if nearest else (Status.HOLDS, "")
+            holds = cue.status is Status.HOLDS
+            if cue not in seen:
+                seen.add(cue)
+                for name in cue.against if holds else (cue.status.value,):
+                    sums[name] = sums.get(name, 0.0) + (-cue.weight if holds else cue.weight)
+            if not holds and (cue.status not in nearest or _closer(found) < _closer(nearest[cue.status])):
+                nearest[cue.status] = found
+        heavy = [found for status, found in nearest.items() if sums[status.value] >= ENOUGH]
+        if not heavy:
+            return Status.HOLDS, ""
+        start, end, cue = min(heavy, key=_closer)[1]
+        return cue.status, self._text[start:end]
+
+
+def _closer(found: tuple[int, CueHit]) -> tuple[int, int]:
+    """Order by distance; of two cues equally near the longer one is meant (会不会, not 不会)."""
+    return found[0], found[1][0] - found[1][1]

@@ -11,7 +11,7 @@ from typing import Any
 from triage.errors import RuleError
 from triage.records import URGENCY_LEVELS, Status
 from triage.rules.context import Cue
-from triage.rules.matcher import compile_expression
+from triage.rules.matcher import Expression
 from triage.text import clean
 
 
@@ -75,6 +75,7 @@ class RuleSource:
     closers: list[str] = field(default_factory=list)
     asks: list[str] = field(default_factory=list)
     owners: list[str] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict, repr=False)  # rule id -> the file that it stands in
 
 
 def _words(values: object, lexicon: Mapping[str, list[str]], place: str, faults: Faults) -> tuple[str, ...]:
@@ -133,7 +134,7 @@ def _parse_rule(raw: Mapping[str, Any], lexicon: Mapping[str, list[str]], place:
         faults.add(place, "needs at least one `hit` sentence that it finds")
     for pattern in values.get("regex", ()):
         try:
-            compile_expression(pattern)
+            Expression(pattern)
         except ValueError as error:
             faults.add(place, str(error))
     return Rule(**values) if len(faults.lines) == before else None
@@ -176,7 +177,7 @@ def read_rules(folders: Sequence[Path], faults: Faults) -> RuleSource:
                 lexicon[name] = list(_words(words, lexicon, f"{path}: lexicon {name}", faults))
             documents.append((str(path), document))
     source = RuleSource()
-    seen: dict[str, str] = {}
+    seen = source.places
     for place, document in documents:
         for raw in document.get("rule", []):
             rule = _parse_rule(raw, lexicon, place, faults)
