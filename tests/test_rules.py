@@ -188,6 +188,26 @@ hit = ["x"]
         assert fault in message
 
 
+def test_all_faults_of_cues_are_listed_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RuleError) as error:
+        own(tmp_path, """
+[[cue]]
+words = ["没有"]
+status = "gone"
+reach = "far"
+[[cue]]
+words = ["没有"]
+status = "denied"
+weight = true
+against = ["never"]
+about = [""]
+""")  # fmt: skip
+    message = str(error.value)
+    for fault in ("cue 1: status 'gone' is none of", "cue 1: reach: must be a number, not 'far'", "cue 2: weight: must be a number",
+                  "cue 2: against: unknown status never", "cue 2: about: must be a list of non-empty strings"):  # fmt: skip
+        assert fault in message
+
+
 def test_a_rule_that_fails_its_own_example_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RuleError, match=r"own\.x: hit sentence is not found: 没有胸痛"):
         own(
@@ -217,9 +237,10 @@ _BOOK = load_rules()
     [
         ("胸口[^,]{0,6}(?:疼|痛)", [("胸口",), ("疼", "痛")]),
         ("(?:心口|胸前?)疼", [("心口疼", "胸前疼", "胸疼")]),
-        ("血氧([0-9]{2})", [("血氧",)]),
+        ("血氧([0-9]{2})", [("血氧",), tuple("0123456789")]),
         ("(?:[七八]十)岁", [("七十岁", "八十岁")]),
-        ("(?:a+|b)x*", []),
+        ("(?:a+|b)x*", [("a", "b")]),
+        ("(?:a*|b)x", [("x",)]),
         ("[^,]+", []),
         ("\\pN+", []),  # RE2's own syntax
     ],

@@ -144,7 +144,16 @@ def _parse_cue(raw: Mapping[str, Any], place: str, faults: Faults) -> Cue | None
     before = len(faults.lines)
     if unknown := sorted(set(raw) - _CUE_FIELDS):
         faults.add(place, f"unknown key(s) {', '.join(unknown)}")
-    words = _cleaned(_words(raw.get("words"), {}, f"{place}: words", faults))
+    values: dict[str, Any] = {k: v for k, v in raw.items() if k in _CUE_FIELDS}
+    for key in ("words", "about", "not_about"):
+        if key in values or key == "words":
+            values[key] = _cleaned(_words(values.get(key), {}, f"{place}: {key}", faults))
+    for key, kind in (("reach", int), ("weight", int | float), ("around", bool), ("through", bool), ("question", bool),
+                      ("no_owner", bool)):  # fmt: skip
+        if key in values and (not isinstance(values[key], kind) or isinstance(values[key], bool) != (kind is bool)):
+            faults.add(place, f"{key}: must be {'true or false' if kind is bool else 'a number'}, not {values[key]!r}")
+    if bad := set(values.get("against", ())) - {s.value for s in Status}:
+        faults.add(place, f"against: unknown status {', '.join(sorted(map(str, bad)))}")
     if raw.get("status") not in {s.value for s in Status}:
         faults.add(place, f"status {raw.get('status')!r} is none of {', '.join(s.value for s in Status)}")
     if raw.get("stands", "before") not in {"before", "after"} or raw.get("scope", "clause") not in {
@@ -154,7 +163,9 @@ def _parse_cue(raw: Mapping[str, Any], place: str, faults: Faults) -> Cue | None
         faults.add(place, "stands: before or after; scope: clause or sentence")
     if len(faults.lines) > before:
         return None
-    return Cue(**{**raw, "words": words, "status": Status(raw["status"])})
+    if "against" in values:
+        values["against"] = tuple(values["against"])
+    return Cue(**{**values, "status": Status(raw["status"])})
 
 
 def read_rules(folders: Sequence[Path], faults: Faults) -> RuleSource:
