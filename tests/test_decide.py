@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triage.decide import QUESTIONS, Evidence, Policy, Weights, choose_urgency, decide, gather, urgency_distribution
+from triage.engine import Triager
 from triage.models.stub import StubBackend
 from triage.profile import load_profile
 from triage.records import URGENCY_LEVELS, Decision, Finding, Scores, Status
@@ -136,3 +137,11 @@ def test_evidence_puts_both_witnesses_side_by_side() -> None:
     assert e["flags"]["fever"].rules_for
     assert e["flags"]["stroke"].rules_against
     assert not e["flags"]["cardiac"].rules_for
+
+
+@pytest.mark.parametrize("text", ["도와주세요 아버지가 숨을 못 쉬어요", "Помогите, отец без сознания", "息ができない、助けてください", "ช่วยด้วย พ่อหายใจไม่ออก"])
+def test_what_nobody_here_can_read_is_shown_to_a_person(triager: Triager, text: str) -> None:
+    decision = triager.predict(text)
+    assert decision.needs_review
+    assert any("a script that is not read here" in reason for reason in decision.reasons)
+    assert not any("a script" in reason for reason in triager.predict("help, my father 爸爸 cannot breathe").reasons)

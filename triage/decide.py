@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from triage.errors import ModelError
 from triage.privacy import redact
 from triage.profile import Profile
 from triage.records import URGENCY_LEVELS, Decision, Finding, Flag, Label, Scores, Status, most_severe, severity
-from triage.text import CleanText
+from triage.text import CleanText, other_script
 
 THRESHOLDS = URGENCY_LEVELS[1:]  # "at least priority", "at least urgent", "at least critical"
 QUESTIONS = ("category", "department", "co_departments", "flags", *THRESHOLDS)
@@ -64,9 +64,8 @@ class Policy:
             raise ModelError(f"decision.json lacks {error}; run training.calibrate again") from None
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What one question is answered from."""
+class Evidence(NamedTuple):
+    """What one question is answered from (a tuple: there are sixty a request)."""
 
     log_odds: float
     rules_for: bool
@@ -75,13 +74,15 @@ class Evidence:
     def probability(self, w: Weights) -> float:
         """Return the calibrated probability of yes."""
         z = w.bias + w.model * self.log_odds + w.rules_for * self.rules_for + w.rules_against * self.rules_against
-        return 1 / (1 + math.exp(-max(-30.0, min(30.0, z))))
+        return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
 
 
 def log_odds(p: float) -> float:
     """Return ln(p / (1 - p)), p kept within [0.01, 0.99]: no single witness is ever certain."""
-    p = max(0.01, min(0.99, p))
-    return math.log(p / (1 - p))
+    return -_CERTAIN if p <= 0.01 else _CERTAIN if p >= 0.99 else math.log(p / (1 - p))
+
+
+_CERTAIN = math.log(99)
 
 
 def gather(findings: Sequence[Finding], scores: Scores) -> dict[str, dict[str, Evidence]]:
@@ -140,8 +141,9 @@ def decide(
 ) -> Decision:
     """Weigh findings and scores into one decision with its reasons."""
     evidence = gather(findings, scores)
-    safe = redact(text.original) if findings else ""  # reasons are shown, logged and stored
-    told = [replace(f, text=safe[f.start : f.end]) for f in findings]
+    told = findings
+    if findings and (safe := redact(text.original)) != text.original:  # reasons are shown, logged and stored
+        told = [replace(f, text=safe[f.start : f.end]) for f in findings]
     reasons: list[str] = []
     review: list[str] = []
 
@@ -196,6 +198,8 @@ def decide(
 
     if not text.text.strip():
         reasons.append("the text holds nothing readable")
+    if other_script(text.text) > 0.3:  # neither rules nor model know a word of it
+        review.append("review: much of it is in a script that is not read here; have it translated")
     reasons += _because("urgency", level, [f for f in told if f.holds and f.urgency == level], distribution[level])
     reasons += _because("category", category.code, [f for f in told if f.holds and f.category == category.code],
                         category.score)  # fmt: skip

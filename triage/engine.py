@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
+from triage.cascade import Cascade, open_cascade
 from triage.decide import Policy, decide
 from triage.models.base import Backend
 from triage.profile import Profile, load_profile
@@ -13,14 +16,35 @@ from triage.records import Decision
 from triage.rules.book import RuleBook, load_rules
 from triage.text import clean
 
-CHUNK = 256  # texts scored at a time: enough to fill every core, little enough to stay small
+SLICE = (
+    16  # texts that one worker takes at a time: enough to make handing them out cheap, few enough to share them evenly
+)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Triager:
-    """Rules, model, profile and decision policy, ready to decide. Safe to share between threads."""
+    """Rules, model, profile and decision policy, ready to decide. Safe to share between threads.
 
-    def __init__(self, backend: Backend, rules: RuleBook, profile: Profile, policy: Policy) -> None:
-        self.backend, self.rules, self.profile, self.policy = backend, rules, profile, policy
+    workers: slices of texts decided side by side, default one a core (the network runs outside Python's lock).
+    cascade: the first stage that may answer before `backend`; None sends every text to `backend`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        rules: RuleBook,
+        profile: Profile,
+        policy: Policy,
+        *,
+        cascade: Cascade | None = None,
+        workers: int | None = None,
+    ) -> None:
+        self.backend, self.rules, self.profile, self.policy, self.cascade = backend, rules, profile, policy, cascade
+        self._workers = workers or usable_cores()
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -38,25 +62,28 @@ class Triager:
         profile: str | Path = "zhengzhou",
         rules: str | Path | None = None,
         workers: int | None = None,
+        cascade: bool = True,
     ) -> Triager:
         """Load a triager.
 
         model: a model folder, a backend, or None for the shipped model. profile: a shipped name or a TOML file.
-        rules: a folder laid over the shipped rules by id. workers: windows scored side by side, default one a core.
+        rules: a folder laid over the shipped rules by id. workers: slices of texts decided side by side, default one a core.
+        cascade: False sends every text to the BERT, also those that the model's first stage is certain of.
         Raises ModelError, ProfileError, RuleError naming what is wrong.
         """
-        used_profile, policy = load_profile(profile), Policy()
+        used_profile, policy, first = load_profile(profile), Policy(), None
         if model is None or isinstance(model, str | Path):
             from triage.models.folder import SHIPPED, ModelFolder
             from triage.models.onnx import OnnxBackend
 
             folder = ModelFolder.open(model if model is not None else SHIPPED)
             policy = Policy.from_dict(folder.read_json("decision.json"))
-            model = OnnxBackend(folder, workers)
+            model = OnnxBackend(folder)
+            first = open_cascade(folder) if cascade else None
         model.labels.check_against(used_profile)
-        book = load_rules(*([Path(rules)] if rules else []))
+        book = load_rules(*([Path(rules)] if rules else []), profile=used_profile)
         book.check_against(used_profile)
-        return cls(model, book, used_profile, policy)
+        return cls(model, book, used_profile, policy, cascade=first, workers=workers)
 
     def reload_rules(self) -> bool:
         """Read the rules again from where they came, in a running process; returns whether anything changed.
@@ -64,7 +91,7 @@ class Triager:
         Requests being decided finish under the old rules, later ones see only the new. Every rule is first tried on its own
         sentences. Raises RuleError that lists every fault; the old rules are then still in force.
         """
-        book = load_rules(*self.rules.folders, check=True)
+        book = load_rules(*self.rules.folders, check=True, profile=self.profile)
         book.check_against(self.profile)
         changed = book.fingerprint != self.rules.fingerprint
         self.rules = book  # one assignment: no request ever sees half of it
@@ -84,14 +111,30 @@ class Triager:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"texts[{i}] must be a str, not {type(text).__name__}")
-        rules = self.rules
-        fingerprints, decisions = self._fingerprints(rules), list[Decision]()
-        for at in range(0, len(texts), CHUNK):
-            cleaned = [clean(t) for t in texts[at : at + CHUNK]]
-            for one, scores in zip(cleaned, self.backend.score([c.text for c in cleaned]), strict=True):
-                findings, districts = rules.apply(one), self.profile.find_districts(one)
-                decisions.append(decide(one, findings, scores, districts, self.profile, self.policy, fingerprints))
-        return decisions
+        slices = [texts[at : at + SLICE] for at in range(0, len(texts), SLICE)]
+        rules = self.rules  # one book for all, also when another one comes into force meanwhile
+        if len(slices) == 1 or self._workers == 1:
+            return [d for part in slices for d in self._decide(part, rules)]
+        with ThreadPoolExecutor(self._workers) as pool:
+            return [d for part in pool.map(self._decide, slices, [rules] * len(slices)) for d in part]
+
+    def _decide(self, texts: Sequence[str], rules: RuleBook) -> list[Decision]:
+        cleaned, fingerprints = [clean(t) for t in texts], self._fingerprints(rules)
+        plain, findings = [c.text for c in cleaned], [rules.apply(c) for c in cleaned]
+        first = self.cascade.answers(plain, findings) if self.cascade else [None] * len(texts)
+        rest = iter(self.backend.score([t for t, known in zip(plain, first, strict=True) if known is None]))
+        return [
+            decide(
+                one,
+                found,
+                known or next(rest),
+                self.profile.find_districts(one),
+                self.profile,
+                self.policy,
+                fingerprints,
+            )
+            for one, found, known in zip(cleaned, findings, first, strict=True)
+        ]
 
 
 @lru_cache(maxsize=1)

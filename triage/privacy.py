@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 MASK = "*"
 
@@ -103,6 +104,7 @@ def valid_identity(number: str) -> bool:
     return "10x98765432"[total % 11] == number[-1].lower()
 
 
+@lru_cache(maxsize=8192)
 def _form(char: str) -> str:
     form = unicodedata.normalize("NFKC", char).lower()
     return form if len(form) == 1 else char

@@ -18,6 +18,8 @@ _JUNK = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\ufff0-\ufffb"
     "\ud800-\udfff\ue000-\uf8ff]"
 )
+# Greek to Mongolian, kana, Yi, Hangul: scripts of which the shipped vocabulary holds nothing.
+_OTHER_SCRIPT = re.compile("[\u0370-\u1dff\u3040-\u30ff\ua000-\ua4cf\uac00-\ud7af]")
 _CLAUSE_END = re.compile(r"[,;!?。…\n]|(?<![0-9])\.|\.(?![0-9])")
 _SENTENCE_END = re.compile(r"[!?。…\n]|(?<![0-9a-z])\.(?![0-9a-z])")
 
@@ -75,6 +77,11 @@ def clean(text: str) -> CleanText:
         chars.append(form)
         sources.extend([i] * len(form))
     return CleanText(text, "".join(chars), tuple(sources))
+
+
+def other_script(text: str) -> float:
+    """Return the share of a text's characters, in [0, 1], in scripts that are neither Chinese nor Latin."""
+    return len(_OTHER_SCRIPT.findall(text)) / max(1, len(text))
 
 
 def ends(text: str, pattern: re.Pattern[str]) -> list[int]:

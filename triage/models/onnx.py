@@ -1,14 +1,12 @@
 """What users run: the int8 BERT on ONNX Runtime.
 
 Dynamic int8 takes one scale per tensor, so padding and batch mates would change an answer. Therefore every window runs
-alone and unpadded, single-threaded, and as many run side by side as there are cores: the same bits alone or in any batch.
+alone and unpadded on a single-threaded session: the same bits alone or in any batch. Callers run several side by side in threads.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnxruntime
@@ -22,16 +20,11 @@ WINDOW = 192  # tokens, specials included; nine requests in ten are shorter
 OVERLAP = 48  # tokens shared by neighbouring windows, so that no sentence is only seen cut in two
 
 
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class OnnxBackend:
     """Scores cleaned texts with a model folder's `model.onnx`; safe to share between threads."""
 
-    def __init__(self, folder: ModelFolder, workers: int | None = None) -> None:
-        self.model_id = folder.fingerprint
+    def __init__(self, folder: ModelFolder) -> None:
+        self.model_id, self.about = folder.fingerprint, folder.manifest
         self.labels = Labels.from_dict(folder.read_json("labels.json"))
         self._tokenizer = Tokenizer.from_file(str(folder.path / "tokenizer.json"))
         self._tokenizer.no_padding()
@@ -44,28 +37,23 @@ class OnnxBackend:
         self._session = onnxruntime.InferenceSession(
             str(folder.path / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
-        self._workers = workers or usable_cores()
 
-    def _windows(self, text: str) -> list[tuple[int, ...]]:
+    def windows(self, text: str) -> list[tuple[int, ...]]:
+        """Return the token ids of one cleaned text, specials included, in overlapping windows."""
         encoding = self._tokenizer.encode(text)
         return [tuple(e.ids) for e in (encoding, *encoding.overflowing)]
 
-    def _logits(self, ids: tuple[int, ...]) -> Array:
+    def run(self, ids: Sequence[int]) -> Array:
+        """Return the raw logits (labels.total,) of one window."""
         out: Array = self._session.run(None, {"input_ids": np.asarray([ids], dtype=np.int64)})[0][0]
         return out
 
     def logits(self, text: str) -> Array:
         """Return the raw logits (windows, labels.total) of one cleaned text."""
-        return np.stack([self._logits(w) for w in self._windows(text)])
+        return np.stack([self.run(w) for w in self.windows(text)])
 
     def score(self, texts: Sequence[str]) -> list[Scores]:
         """Return the scores of each text; long texts are read in overlapping windows, equal windows once."""
-        windows = [self._windows(text) for text in texts]
-        unique = list(dict.fromkeys(w for many in windows for w in many))
-        if len(unique) == 1 or self._workers == 1:
-            logits = [self._logits(w) for w in unique]
-        else:
-            with ThreadPoolExecutor(self._workers) as pool:
-                logits = list(pool.map(self._logits, unique))
-        known = dict(zip(unique, logits, strict=True))
+        windows = [self.windows(text) for text in texts]
+        known = {w: self.run(w) for w in dict.fromkeys(w for many in windows for w in many)}
         return [self.labels.scores(np.stack([known[w] for w in many])) for many in windows]
