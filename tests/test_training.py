@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoTokenizer
 
 import training.export
+import training.ngrams
 from tests.conftest import ROOT
 from training.base_model import METASPACE, build, chinese_needs, dequantise
 from training.calibrate import temperatures
 from training.corpus import DATA, Example, load
-from training.evaluate import Answer, measure
+from training.evaluate import Evaluation
 from training.train import soft_targets, targets, train
 from triage.engine import Triager
+from triage.evaluation import Answer, Report, measure
 from triage.models.base import Labels
 from triage.models.bert import TorchBackend, keep_layers, load_checkpoint
 from triage.models.folder import ModelFolder
@@ -75,21 +77,6 @@ def test_the_encoder_agrees_with_the_engine_it_was_read_for(encoder: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two narrow layers with random weights, over the shipped tokenizer: a directory like any other."""
-    out = tmp_path_factory.mktemp("tiny")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(ROOT / "triage/models/default/tokenizer.json"), pad_token="<pad>",
-                                        unk_token="<unk>", bos_token="<s>", eos_token="</s>")  # fmt: skip
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    return out
-
-
-@pytest.fixture(scope="module")
 def small_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The shipped configuration, on 60 examples and few steps."""
     folder = tmp_path_factory.mktemp("data")
@@ -97,7 +84,7 @@ def small_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         lines = (DATA / f"{split}.jsonl").read_text("utf-8").splitlines()[:: 40 if split == "train" else 10]
         (folder / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
     config = tomllib.loads((ROOT / "training/train.toml").read_text("utf-8"))
-    config["encoder"] = {"source": str(tiny), "layers": 0}
+    config["encoder"] = {"source": str(tiny), "layers": 0, "pool_after": 0}
     config["data"] |= {"train": str(folder / "train.jsonl"), "validation": str(folder / "validation.jsonl")}
     config["optimiser"] |= {"epochs": 8, "learning_rate": 2e-3, "head_learning_rate": 1e-2}
     return config
@@ -126,8 +113,8 @@ def test_a_student_of_one_layer_is_distilled_with_unlabelled_text(
     folder = tmp_path / "unlabelled"
     folder.mkdir()
     (folder / "a.jsonl").write_text(json.dumps({"text": "求购降压药"}) + "\n" + json.dumps({"text": "要菜"}), "utf-8")
-    config = {**small_config, "encoder": {"source": str(teacher), "layers": 1}}
-    train(config, tmp_path / "student", teacher, folder)
+    config = {**small_config, "encoder": {"source": str(teacher), "layers": 1, "pool_after": 0}}
+    train(config, tmp_path / "student", [teacher], folder)
     net, _ = load_checkpoint(tmp_path / "student")
     assert net.encoder.config.num_hidden_layers == 1
 
@@ -136,7 +123,7 @@ def test_training_goes_on_from_a_checkpoint_with_all_it_has_learnt(
     small_config: dict[str, Any], teacher: Path, tmp_path: Path
 ) -> None:
     still = {"epochs": 1, "settle_epochs": 1, "learning_rate": 0.0, "head_learning_rate": 0.0}
-    config = small_config | {"encoder": {"source": str(teacher), "layers": 0}}
+    config = small_config | {"encoder": {"source": str(teacher), "layers": 0, "pool_after": 0}}
     config["optimiser"] = small_config["optimiser"] | still
     train(config, tmp_path / "on")
     texts = ["我爸胸口压着疼出冷汗", "求购大米"]
@@ -144,16 +131,26 @@ def test_training_goes_on_from_a_checkpoint_with_all_it_has_learnt(
 
 
 def test_the_exported_model_decides_as_the_network_does(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: dict[str, Any], teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training.export, "evaluate", lambda *args, **kw: {})
-    monkeypatch.setattr(training.export, "Baselines", lambda train: None)
-    folder = training.export.package(teacher, tmp_path / "model")
+    student = tmp_path / "student"
+    ngrams = tomllib.loads((ROOT / "training/student.toml").read_text("utf-8"))["ngrams"] | {"epochs": 3, "width": 16}
+    config = small_config | {"encoder": {"source": str(teacher), "layers": 2, "pool_after": 1}, "ngrams": ngrams}
+    train(config, student, [teacher])
+    training.ngrams.fit(config, student)
+    (student / "training.toml").write_text("", "utf-8")
+    nothing = Evaluation("x", Report(0, 0, {}, {}, {}), {})
+    monkeypatch.setattr(training.export, "evaluate", lambda *args, **kw: nothing)
+    monkeypatch.setattr(training.export, "Baselines", lambda train, encoder: None)
+    folder = training.export.package(student, tmp_path / "model")
     texts = [x.text for x in load(DATA / "validation.jsonl")[:40]]
-    exact = np.stack([TorchBackend(teacher).logits([t])[0] for t in texts])
+    exact = np.stack([TorchBackend(student).logits([t])[0] for t in texts])
     exported = np.stack([OnnxBackend(ModelFolder.open(folder.path)).logits(t)[0] for t in texts])
     assert np.corrcoef(exact.ravel(), exported.ravel())[0, 1] > 0.99
-    assert Triager.load(folder.path).predict("几点做核酸").category.code
+    triager = Triager.load(folder.path)
+    assert triager.cascade is not None
+    assert Triager.load(folder.path, cascade=False).cascade is None
+    assert triager.predict("几点做核酸").category.code
 
 
 def test_layers_are_kept_evenly_and_end_with_the_last(tiny: Path) -> None:

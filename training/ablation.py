@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from training.corpus import load
-from training.evaluate import MEASURES, OF_DECISIONS, measure
 from training.train import model_answers, train
+from triage.evaluation import MEASURES, OF_DECISIONS, measure
 from triage.models.bert import load_checkpoint
 
 SHOWN = [m for m in MEASURES if m not in OF_DECISIONS]

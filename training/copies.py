@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -23,6 +23,7 @@ SAME_STORY = 0.85
 SMOOTHING = 1e-3  # SIF's a (Arora, Liang & Ma 2017): words more frequent than this share of the tokens weigh little
 # A few words ("测试", "快断粮了", a drug's name) are how everybody asks for that; they copy nothing.
 FEWEST_SHINGLES, FEWEST_CHARACTERS = 5, 10
+_BLOCK = 1_000  # texts compared with all others at a time
 
 Pair = tuple[int, int, float]  # index in texts, index in others, similarity in [0, 1]
 
@@ -99,19 +100,43 @@ class StoryVectors:
 def same_stories(texts: Sequence[str], others: Sequence[str], vectors: StoryVectors,
                  threshold: float = SAME_STORY) -> list[Pair]:  # fmt: skip
     """Return every pair whose sentence vectors' cosine is at or above the threshold."""
-    cosine = vectors(texts) @ vectors(others).T
-    return [(int(i), int(j), float(cosine[i, j])) for i, j in np.argwhere(cosine >= threshold)]
+    left, right = vectors(texts), vectors(others).T
+    pairs: list[Pair] = []
+    for at in range(0, len(left), _BLOCK):
+        cosine = left[at : at + _BLOCK] @ right
+        pairs += [(at + int(i), int(j), float(cosine[i, j])) for i, j in np.argwhere(cosine >= threshold)]
+    return pairs
 
 
-def leaks(splits: dict[str, list[Example]]) -> list[str]:
-    """Name every validation or test text that is a near copy of a text of a split before it."""
+def leaking(splits: dict[str, list[Example]]) -> Iterator[tuple[str, Example, str, Example, str, float]]:
+    """Yield every validation or test text that is a near copy of a text of a split before it: its split and itself, the other's,
+    how they are alike (wording or story), and how much."""
     vectors = StoryVectors([x.text for rows in splits.values() for x in rows])
-    found = []
     for later, earlier in (("validation", "train"), ("test", "train"), ("test", "validation")):
         texts, others = [x.text for x in splits[later]], [x.text for x in splits[earlier]]
         for kind, pairs in (("wording", near_copies(texts, others)), ("story", same_stories(texts, others, vectors))):
-            found += [
-                f"{later} {splits[later][i].id} ~ {earlier} {splits[earlier][j].id} ({kind} {similarity:.2f})"
-                for i, j, similarity in pairs
-            ]
-    return found
+            for i, j, similarity in pairs:
+                yield later, splits[later][i], earlier, splits[earlier][j], kind, similarity
+
+
+def leaks(splits: dict[str, list[Example]]) -> list[str]:
+    """Name what `leaking` finds."""
+    return [f"{a} {x.id} ~ {b} {y.id} ({kind} {similarity:.2f})" for a, x, b, y, kind, similarity in leaking(splits)]
+
+
+def kin(examples: Sequence[Example]) -> list[list[Example]]:
+    """Group requests that must not be parted by a split: contrast pairs, near copies, and whatever these tie together."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    texts = [x.text for x in examples]
+    tied = [(i, j) for i, j, _ in (*near_copies(texts, texts), *same_stories(texts, texts, StoryVectors(texts)))]
+    first: dict[str, int] = {}
+    tied += [(i, first.setdefault(x.pair, i)) for i, x in enumerate(examples) if x.pair]
+    row, column = np.array(tied or [(0, 0)]).T
+    size = (len(examples), len(examples))
+    _, of = connected_components(coo_matrix((np.ones(len(row)), (row, column)), size), directed=False)
+    groups: dict[int, list[Example]] = defaultdict(list)
+    for x, group in zip(examples, of, strict=True):
+        groups[int(group)].append(x)
+    return list(groups.values())

@@ -35,26 +35,43 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled request. `mentioned` are flags whose words occur but do not hold; `facts` the critical facts told (codes of
-    facts.toml, the chief one first); `pair` ties a contrast pair."""
+    """One labelled request. A head that nobody has labelled is None (null in JSON); so are `districts` that nobody has noted.
+
+    `mentioned` are flags whose words occur but do not hold; `facts` the critical facts told (codes of facts.toml, the chief
+    one first); `pair` ties a contrast pair.
+    """
 
     id: str
     text: str
-    category: str
-    urgency: str
-    department: str
-    co_departments: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
+    category: str | None
+    urgency: str | None
+    department: str | None
+    co_departments: tuple[str, ...] | None = ()
+    flags: tuple[str, ...] | None = ()
     mentioned: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
-    districts: tuple[str, ...] = ()
+    districts: tuple[str, ...] | None = ()
     voice: str = ""
     pair: str = ""
     split: str = ""
 
 
-_REQUIRED = ("id", "text", "category", "urgency", "department")
+HEADS = (
+    "category",
+    "urgency",
+    "department",
+    "co_departments",
+    "flags",
+)  # what a model learns to say, in `Labels`' order
+SINGLE = ("category", "urgency", "department")
+_REQUIRED = ("id", "text", *SINGLE)
 _LISTS = {"co_departments": "department", "flags": "flag", "mentioned": "flag"}
+
+
+def codes(example: Example, head: str) -> tuple[str, ...]:
+    """Return the labels of one head, however many it may have; () also where nobody has labelled it."""
+    told = getattr(example, head)
+    return (told,) if isinstance(told, str) else told or ()
 
 
 @lru_cache(maxsize=1)
@@ -68,15 +85,19 @@ def _is_list(value: object) -> bool:
 
 
 def parse(raw: dict[str, Any], place: str, profile: Profile) -> Example:
-    """Check one object against the profile's codes. Raises InputError naming the place and every field at fault."""
-    faults = [f"{k}: missing or not a text" for k in _REQUIRED if not isinstance(raw.get(k), str)]
+    """Check one object against the profile's codes; null: nobody has labelled it. Raises InputError naming the place and every
+    field at fault."""
+    unlabelled = [k for k in (*HEADS, "districts") if k in raw and raw[k] is None]
+    whole, raw = raw, {k: v for k, v in raw.items() if k not in unlabelled}
+    faults = [f"{k}: missing or not a text" for k in _REQUIRED
+              if k not in unlabelled and not isinstance(raw.get(k), str)]  # fmt: skip
     faults += [f"{k}: not a list of texts" for k in (*_LISTS, "facts", "districts") if not _is_list(raw.get(k, []))]
     if faults:
         raise InputError(f"{place}: " + "; ".join(faults))
     if unknown := sorted(set(raw) - {f.name for f in fields(Example)}):
         faults.append(f"unknown field(s) {', '.join(unknown)}")
-    for key in ("category", "urgency", "department"):
-        if raw.get(key) not in profile.labels[key]:
+    for key in SINGLE:
+        if key in raw and raw[key] not in profile.labels[key]:
             faults.append(f"{key}: {raw.get(key)!r} is no code of profile {profile.name}")
     for key, head in _LISTS.items():
         for code in raw.get(key, []):
@@ -84,20 +105,20 @@ def parse(raw: dict[str, Any], place: str, profile: Profile) -> Example:
                 faults.append(f"{key}: {code!r} is no code of profile {profile.name}")
     faults += [f"facts: {c!r} is not in facts.toml" for c in raw.get("facts", []) if c not in critical_facts()]
     faults += [f"districts: {d!r} is no district" for d in raw.get("districts", []) if d not in profile.districts]
-    if raw.get("department") in raw.get("co_departments", []):
+    if raw.get("department", "") in raw.get("co_departments", []):
         faults.append("co_departments: repeats the department")
     if both := set(raw.get("flags", [])) & set(raw.get("mentioned", [])):
         faults.append(f"mentioned: {', '.join(sorted(both))} also stand(s) under flags")
     if faults:
         raise InputError(f"{place}: " + "; ".join(faults))
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in whole.items()}
     return Example(**values)
 
 
 def schema(profile: Profile) -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of one line; `training/data/schema.json` holds it for users without Python."""
 
-    def codes(head: str) -> dict[str, Any]:
+    def one_of(head: str) -> dict[str, Any]:
         return {"enum": list(profile.labels[head])}
 
     def several(items: dict[str, Any]) -> dict[str, Any]:
@@ -113,12 +134,12 @@ def schema(profile: Profile) -> dict[str, Any]:
         "properties": {
             "id": text | {"minLength": 1},
             "text": text | {"minLength": 1},
-            "category": codes("category"),
-            "urgency": codes("urgency"),
-            "department": codes("department"),
-            "co_departments": several(codes("department")),
-            "flags": several(codes("flag")),
-            "mentioned": several(codes("flag")),
+            "category": one_of("category"),
+            "urgency": one_of("urgency"),
+            "department": one_of("department"),
+            "co_departments": several(one_of("department")),
+            "flags": several(one_of("flag")),
+            "mentioned": several(one_of("flag")),
             "facts": several({"enum": list(critical_facts())}),
             "districts": several({"enum": list(profile.districts)}),
             "voice": text,
@@ -168,7 +189,7 @@ def tables(splits: dict[str, list[Example]], profile: Profile) -> list[Table]:
         return out
 
     def counts(of: Any) -> dict[str, Counter[str]]:
-        return {s: Counter(c for x in rows for c in of(x)) for s, rows in splits.items()}
+        return {s: Counter(c for x in rows for c in of(x) or ()) for s, rows in splits.items()}
 
     overview = Table("", *splits, title="requests")
     overview.add_row("requests", *(str(len(r)) for r in splits.values()))
@@ -177,7 +198,7 @@ def tables(splits: dict[str, list[Example]], profile: Profile) -> list[Table]:
     overview.add_row("with a district", *(str(sum(bool(x.districts) for x in r)) for r in splits.values()))
     overview.add_row("contrast pairs", *(str(len({x.pair for x in r if x.pair})) for r in splits.values()))
     out = [overview]
-    for head in ("category", "urgency", "department"):
+    for head in SINGLE:
         out.append(table(head, profile.labels[head], counts(lambda x, h=head: [getattr(x, h)])))
     out.append(table("flags that hold", profile.labels["flag"], counts(lambda x: x.flags)))
     out.append(table("flags mentioned that do not hold", profile.labels["flag"], counts(lambda x: x.mentioned)))

@@ -1,6 +1,7 @@
 """Make a model folder out of a checkpoint: int8 ONNX, temperatures, decision weights, evaluation, card, checksums.
 
-python -m training.export runs/student triage/models/default [--also FILE.jsonl]
+python -m training.export runs/student triage/models/default [--also FILE.jsonl] [--teacher FOLDER] [--encoder FOLDER]
+    [--data FOLDER --profile P]
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import shutil
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,16 +21,23 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Console
 
-from training.calibrate import fit_policy, temperatures
-from training.corpus import DATA, load
-from training.evaluate import MEASURES, Baselines, as_table, evaluate
+from training.calibrate import RISK, fit_cascade, fit_policy, temperatures
+from training.corpus import DATA, HEADS, Example, codes, load
+from training.evaluate import WIDTH, Baselines, Evaluation, evaluate, taught
 from triage.engine import Triager
+from triage.evaluation import MEASURES, Grid, cell
+from triage.models import ngrams
 from triage.models.base import Labels
 from triage.models.bert import TriageNet, load_checkpoint
 from triage.models.folder import MANIFEST, ModelFolder
+from triage.models.ngrams import NgramBackend
 from triage.models.onnx import OnnxBackend
+from triage.profile import load_profile
 from triage.rules.book import load_rules
 from triage.text import clean
+
+E5 = "intfloat/multilingual-e5-small"  # what `training.base_model` makes by default
+ERRORS = 10  # of the validation split, shown in the card
 
 
 class _Unpadded(torch.nn.Module):
@@ -62,45 +71,126 @@ def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
 
 
-def card(evaluation: dict[str, dict[str, dict[str, float]]], about: dict[str, object], note: str) -> str:
-    """Return the model card (Hugging Face form) with the evaluation tables."""
-    lines = [
-        "---", "language: zh", "license: mit", "tags: [triage, text-classification, emergency, onnx, int8]",
-        "base_model: intfloat/multilingual-e5-small", "---", "", "# triage default model", "",
-        "Multi-task Chinese BERT: category, urgency (ordered), department, co-departments and risk flags of a citizen's",
-        "request for help. Meant to be read together with the rules, by `triage`; not a diagnosis, not a replacement for",
-        "the people who answer. Trained on the written corpus in `training/data` (its card tells how it was made).", "",
-        *(f"- {k}: {v}" for k, v in about.items()), "",
+CORPUS = (
+    "The corpus of `training/data` (its card tells how it was written, labelled, and what went wrong): written for this project, "
+    "not collected; nobody in it is real."
+)
+LIMITS = """\
+- Training data written, not collected: real requests are barer and messier than the corpus.
+- Zhengzhou, January 2022 is most of it; other emergencies and cities are a fifth.
+- Dialect is mostly Henan's; groups marked * above are too small to promise anything.
+- All annotators were language models of one kind: agreement shows consistency rather than correctness.
+- Co-departments are labelled less surely than the rest."""
+OTHER_LIMITS = """\
+- What the training data does not tell, the model has not learnt; groups marked * above are too small to promise anything.
+- How sure the labels are, this card does not know: let two people label a hundred requests without seeing each other's."""
+
+
+def card(evaluations: Sequence[Evaluation], about: Mapping[str, object], note: str, origin: str = "") -> str:
+    """Return the model card (Hugging Face form; Mitchell et al. 2019) of a model, generated from its evaluations.
+
+    origin: what the training data is, when it is not the corpus.
+    The first evaluation's worst errors are shown with their texts: it must be of texts written for the project.
+    """
+
+    def tables(*grids: Grid) -> str:
+        return "\n".join(grid.markdown() for grid in grids)
+
+    promised = Grid("What review promises, and what came out", ("requests", "critical", "critical unseen", "review share"),
+                    [[e.title, str(e.report.critical), *(cell(e.report.measures.get(m)) for m in ("critical unseen", "review share"))]
+                     for e in evaluations])  # fmt: skip
+    errors = [[str(value).replace("|", "/") for value in error.values()] for e in evaluations[:1] for error in e.errors]
+    metadata = ["language: zh", "license: mit", "library_name: triage", "pipeline_tag: text-classification",
+                "tags: [triage, emergency, onnx, int8]", f"base_model: {about.get('encoder', E5)}"]  # fmt: skip
+    sections = [
+        "\n".join(["---", *metadata, "---"]),
+        "# triage model",
+        "Multi-task Chinese BERT: category, urgency (ordered), department, co-departments and risk flags of a citizen's request "
+        "for help, read together with the rules of `triage`.",
+        "\n".join(f"- {name}: {value}" for name, value in about.items()),
+        "## Intended use",
+        "To put requests that came in as text in order, and to show a dispatcher what first, whom to send, and the words that say so. "
+        "A person reads every request; the model decides in which order. It expects Chinese as citizens type, say or forward it, "
+        "and the departments and categories of a profile.",
+        "## Out of scope",
+        "- Diagnosis, advice to the caller, and closing a request that nobody has read.\n"
+        "- Judging people: whether somebody tells the truth, deserves help, or is who they say.\n"
+        "- Speech, photographs, locations: nothing is seen that is not in the text. Languages other than Chinese.\n"
+        "- Categories, departments or an urgency scale of another kind: they need training, not a profile.",
+        "## Training data",
+        (origin or CORPUS) + " " + (f"How it was trained: {note.rstrip('.')}. " if note else "")
+        + "`training.toml` configures the last step. Temperatures, weights and thresholds are fitted on the validation split.",
+        "## Evaluation",
+        "Value (95 % bootstrap interval). The validation split has served for calibration, so its figures flatter. *model and floors*: "
+        "of the rules only the red flags. *from category*: the true category known, its usual urgency and department guessed.",
+        tables(*(e.grids()[0] for e in evaluations)),
+        "## Who is served worse?",
+        tables(*(e.grids()[1] for e in evaluations)),
+        "## Calibration",
+        tables(*(e.grids()[2] for e in evaluations)),
+        "## Cascade",
+        tables(*(price(e) for e in evaluations if "no cascade" in e.systems)) or "This model has no first stage.",
+        "## Review",
+        f"Fitted so that at most {RISK:.0%} of critical requests are called lower than urgent and not shown to a person, by conformal "
+        "risk control on the validation split; it holds for requests of the same kind, not for others.",
+        tables(promised),
+        "## Limits",
+        OTHER_LIMITS if origin else LIMITS,
     ]  # fmt: skip
-    for name, result in evaluation.items():
-        lines += [
-            f"## Evaluation on {name}",
-            "",
-            "| measure | " + " | ".join(result) + " |",
-            "|---|" + "---|" * len(result),
+    if errors:
+        sections += [
+            "## Error examples",
+            tables(Grid(f"Worst errors on {evaluations[0].name}", ("id", "request", "true", "called"), errors)),
         ]
-        for measure, better in MEASURES.items():
-            arrow = "↑" if better == "up" else "↓"
-            lines.append(f"| {measure} {arrow} | " + " | ".join(f"{result[r][measure]:.3f}" for r in result) + " |")
-        lines.append("")
-    lines += [
-        "## How it was trained", "",
-        note, "", "`training.toml` is the configuration of the last step.", "",
-        "## Limits", "",
-        "- Mostly written, not collected, training data: real requests are barer and messier than the corpus.",
-        "- Zhengzhou, January 2022 is most of it; other emergencies and cities are a fifth.",
-        "- Photographs, voice and anything that is not in the text are not seen.", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    return "\n\n".join(s.strip("\n") for s in sections) + "\n"
 
 
-def package(checkpoint: Path, out: Path, also: tuple[Path, ...] = (), note: str = "") -> ModelFolder:
+def price(evaluation: Evaluation) -> Grid:
+    """Return what the cascade costs: each measure with and without it."""
+    shipped, whole = evaluation.systems["shipped"], evaluation.systems["no cascade"]
+    rows = [
+        [m, cell(whole[m]), cell(shipped[m]), f"{shipped[m][0] - whole[m][0]:+.3f}"] for m in MEASURES if m in whole
+    ]
+    share = cell(shipped.get("answered by first stage", (0.0, 0.0, 0.0)))
+    return Grid(
+        f"{evaluation.name}: the first stage answers {share} alone", ("measure", "without", "with", "price"), rows
+    )
+
+
+def first_stage(work: Path, judged: Sequence[Example], profile: str | Path) -> dict[str, object]:
+    """Return what `cascade.json` holds: temperatures of the first stage, and how certain it must be to answer alone."""
+    write_json(work / "cascade.json", {"temperature": {}, "certain": 1.01})
+    first = NgramBackend.open(ModelFolder.seal(work))
+    assert first is not None
+    raw = np.stack([first.logits(clean(x.text).text) for x in judged])
+    first.labels = temperatures(raw, judged, first.labels)
+    certain = fit_cascade(Triager.load(work, profile=profile, cascade=False), first, judged)
+    return {"temperature": dict(first.labels.temperature), "certain": certain}
+
+
+def for_baselines(train: Sequence[Example]) -> list[Example]:
+    """Return the requests that every head is labelled of; none where a head then has too few labels to choose between."""
+    whole = [x for x in train if all(getattr(x, head) is not None for head in HEADS)]
+    return whole if all(len({code for x in whole for code in codes(x, head)}) > 1 for head in HEADS) else []
+
+
+def package(
+    checkpoint: Path, out: Path, also: tuple[Path, ...] = (), note: str = "", more: tuple[Path, ...] = (),
+    teacher: Path | None = None, encoder: Path | None = None, *, data: Path = DATA, profile: str | Path = "zhengzhou",
+    origin: str = "", made: Mapping[str, object] | None = None,
+) -> ModelFolder:  # fmt: skip
     """Export, calibrate, evaluate and seal; `out` is only replaced when all of it has worked.
 
+    data: folder of train.jsonl, validation.jsonl, test.jsonl, labelled by `profile`. origin: what the data is, for the card, when
+    it is not the corpus; its texts are then not shown. made: what else the manifest shall hold.
+    more: labelled files to calibrate on beside the validation split. also: files to evaluate on beside the test split.
+    teacher, encoder: checkpoint and frozen encoder to compare with.
     Raises ModelError for a folder that is no checkpoint, InputError for bad data.
     """
     net, _ = load_checkpoint(checkpoint)
-    validation, train = load(DATA / "validation.jsonl"), load(DATA / "train.jsonl")
+    city = load_profile(profile)
+    judged = [x for path in (data / "validation.jsonl", *more) for x in load(path, city)]
+    train = load(data / "train.jsonl", city)
     with tempfile.TemporaryDirectory() as scratch:
         work = Path(scratch) / "model"
         work.mkdir()
@@ -110,33 +200,44 @@ def package(checkpoint: Path, out: Path, also: tuple[Path, ...] = (), note: str 
         write_json(work / "labels.json", net.labels.to_dict())
 
         backend = OnnxBackend(ModelFolder.seal(work))
-        raw = np.stack([backend.logits(clean(x.text).text)[0] for x in validation])
-        labels: Labels = temperatures(raw, validation, net.labels)
+        raw = np.stack([backend.logits(clean(x.text).text)[0] for x in judged])
+        labels: Labels = temperatures(raw, judged, net.labels)
         write_json(work / "labels.json", labels.to_dict())
-        policy = fit_policy(OnnxBackend(ModelFolder.seal(work)), load_rules(), validation)
+        policy = fit_policy(OnnxBackend(ModelFolder.seal(work)), load_rules(profile=city), judged)
         write_json(work / "decision.json", policy.to_dict())
+        if (checkpoint / ngrams.FILE).is_file():
+            shutil.copy(checkpoint / ngrams.FILE, work / ngrams.FILE)
+            write_json(work / "cascade.json", first_stage(work, judged, profile))
         ModelFolder.seal(work)
 
-        triager, baselines = Triager.load(work), Baselines(train)
-        evaluation = {}
-        for path in (DATA / "validation.jsonl", DATA / "test.jsonl", *also):
-            examples = load(path)
-            name = f"{path.name}: {len(examples)} requests, {sum(x.urgency == 'critical' for x in examples)} critical"
-            evaluation[name] = evaluate(triager, examples, baselines, min_support=10 if path in also else 1)
-            Console().print(as_table(name, evaluation[name]))
+        triager, simple = Triager.load(work, profile=profile), for_baselines(train)
+        baselines = Baselines(simple, encoder) if simple else None
+        master = taught(triager, teacher, judged) if teacher else None
+        evaluations: list[Evaluation] = []
+        for path in (data / "validation.jsonl", data / "test.jsonl", *also):
+            evaluations.append(evaluate(
+                triager, load(path, city), baselines, master, name=path.name, min_support=10 if path in also else 1,
+                show_errors=0 if evaluations or origin else ERRORS,
+            ))  # fmt: skip
+            for grid in evaluations[-1].grids():
+                Console(width=WIDTH).print(grid.rich())
         about: dict[str, object] = {
             "kind": "onnx-bert-int8",
+            "profile": f"{city.name} {city.fingerprint}",
+            "encoder": (made or {}).get("encoder", E5),
+            "first stage": f"answers from {triager.cascade.certain:.2f}" if triager.cascade else "none",
             "layers": net.encoder.config.num_hidden_layers,
+            "tokens halved after layer": net.pool_after,
             "width": net.encoder.config.hidden_size,
             "vocabulary": net.encoder.config.vocab_size,
             "training requests": len(train),
-            "data sha256": hashlib.sha256((DATA / "train.jsonl").read_bytes()).hexdigest()[:16],
+            "data sha256": hashlib.sha256((data / "train.jsonl").read_bytes()).hexdigest()[:16],
             "rules": triager.fingerprints["rules"],
             "made with": f"torch {version('torch')}, transformers {version('transformers')}, onnxruntime {version('onnxruntime')}",
         }
-        write_json(work / "evaluation.json", evaluation)
-        (work / "README.md").write_text(card(evaluation, about, note), "utf-8")
-        ModelFolder.seal(work, **about)
+        write_json(work / "evaluation.json", {e.name: e.to_dict() for e in evaluations})
+        (work / "README.md").write_text(card(evaluations, about, note, origin), "utf-8")
+        ModelFolder.seal(work, **about, **({"run": made} if made else {}))
         out.mkdir(parents=True, exist_ok=True)
         for path in sorted(work.iterdir(), key=lambda p: p.name == MANIFEST):  # the manifest last: it declares the rest
             shutil.copy(path, out / path.name)
@@ -149,10 +250,21 @@ def package(checkpoint: Path, out: Path, also: tuple[Path, ...] = (), note: str 
 @click.option(
     "--also", type=click.Path(path_type=Path, exists=True), multiple=True, help="evaluate on this file as well"
 )
+@click.option("--also-calibrate", "more", type=click.Path(path_type=Path, exists=True), multiple=True,
+              help="fit temperatures, weights and thresholds on this file as well")  # fmt: skip
 @click.option("--note", default="", help="how it was trained, for the model card")
-def main(checkpoint: Path, out: Path, also: tuple[Path, ...], note: str) -> None:
+@click.option("--teacher", type=click.Path(path_type=Path, exists=True), help="its checkpoint folder, to compare with")
+@click.option("--encoder", type=click.Path(path_type=Path, exists=True), help="frozen encoder to compare with")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), default=DATA, show_default="the corpus",
+              help="folder of train.jsonl, validation.jsonl, test.jsonl")  # fmt: skip
+@click.option("--profile", default="zhengzhou", show_default=True, help="whose labels the data holds")
+def main(
+    checkpoint: Path, out: Path, also: tuple[Path, ...], more: tuple[Path, ...], note: str, teacher: Path | None,
+    encoder: Path | None, data: Path, profile: str,
+) -> None:  # fmt: skip
     """Make the model folder OUT out of a CHECKPOINT folder that training.train wrote."""
-    folder = package(checkpoint, out, also, note)
+    origin = "" if data.resolve() == DATA.resolve() else f"The labelled requests of `{data.name}`."
+    folder = package(checkpoint, out, also, note, more, teacher, encoder, data=data, profile=profile, origin=origin)
     size = sum(p.stat().st_size for p in folder.path.iterdir()) / 1e6
     click.echo(f"{folder.path}: {folder.fingerprint}, {size:.1f} MB")
 

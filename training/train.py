@@ -4,15 +4,18 @@
     python -m training.train training/student.toml runs/student --teacher runs/teacher [--unlabelled FOLDER]
 
 One loss serves both: cross-entropy against target probabilities, which are the labels, the teacher's scores, or a mixture.
+A head that nobody has labelled costs nothing. After a kill the same command goes on behind the last epoch that ended.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import random
 import shutil
 import tomllib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,33 +25,39 @@ import click
 import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warmup
 
-from training.corpus import Example, load, load_texts
-from training.evaluate import OF_DECISIONS, Answer, measure
+from training.corpus import Example, codes, load, load_texts
 from triage.decide import Policy, choose_urgency
 from triage.errors import ModelError
+from triage.evaluation import OF_DECISIONS, Answer, measure
 from triage.models.base import Array, Labels
 from triage.models.bert import TorchBackend, TriageNet, keep_layers, load_checkpoint, save_checkpoint
-from triage.profile import load_profile
+from triage.profile import Profile, load_profile
 from triage.records import URGENCY_LEVELS, severity
 from triage.text import clean
 
+PROGRESS = "progress.safetensors"  # in the checkpoint folder until the training ends: what it needs to go on
+
 
 def targets(examples: Sequence[Example], labels: Labels) -> Array:
-    """Return target probabilities (n, labels.total): one-hot, cumulative for urgency, multi-hot."""
+    """Return target probabilities (n, labels.total): one-hot, cumulative for urgency, multi-hot; NaN where a head has no label."""
     out = np.zeros((len(examples), labels.total), np.float32)
-    at = labels.slices
+    known = {"category": labels.category, "flags": labels.flags}
     for row, x in zip(out, examples, strict=True):
-        row[at["category"].start + labels.category.index(x.category)] = 1
-        row[at["urgency"].start : at["urgency"].start + severity(x.urgency)] = 1
-        row[at["department"].start + labels.department.index(x.department)] = 1
-        for code in x.co_departments:
-            row[at["co_departments"].start + labels.department.index(code)] = 1
-        for code in x.flags:
-            row[at["flags"].start + labels.flags.index(code)] = 1
+        for head, part in labels.slices.items():
+            if getattr(x, head) is None:
+                row[part] = np.nan
+                continue
+            for code in codes(x, head):
+                if head == "urgency":
+                    row[part][: severity(code)] = 1
+                else:
+                    row[part.start + known.get(head, labels.department).index(code)] = 1
     return out
 
 
@@ -63,15 +72,16 @@ def soft_targets(logits: Array, labels: Labels) -> Array:
 
 
 def loss(logits: Tensor, target: Tensor, weight: Tensor, labels: Labels, heads: dict[str, float]) -> Tensor:
-    """Return the weighted mean over the batch of the summed head losses; `weight` is (batch,)."""
-    total = torch.zeros(len(logits))
+    """Return the weighted mean over the batch of the summed head losses; `weight` is (batch,), NaN targets cost nothing."""
+    total = torch.zeros_like(weight)
     for head, part in labels.slices.items():
-        a, b = logits[:, part], target[:, part]
+        a, known = logits[:, part], ~target[:, part].isnan().any(-1)
+        b = target[:, part].nan_to_num()
         if head in ("category", "department"):
             each = -(b * F.log_softmax(a, -1)).sum(-1)
         else:
             each = F.binary_cross_entropy_with_logits(a, b, reduction="none").mean(-1)
-        total = total + heads[head] * each
+        total = total + heads[head] * each * known
     return (total * weight).sum() / weight.sum()
 
 
@@ -86,7 +96,8 @@ def parameter_groups(net: TriageNet, optimiser: dict[str, Any]) -> list[dict[str
             rate = optimiser["learning_rate"] * optimiser["layer_decay"] ** (depth - level)
         else:
             rate = optimiser["head_learning_rate"]
-        groups.append({"params": [p], "lr": rate, "weight_decay": optimiser["weight_decay"] if p.dim() > 1 else 0.0})
+        decay = optimiser["weight_decay"] if p.dim() > 1 else 0.0
+        groups.append({"params": [p], "lr": rate, "initial_lr": rate, "weight_decay": decay})
     return groups
 
 
@@ -101,27 +112,39 @@ def batches(lengths: Sequence[int], size: int, rng: random.Random) -> list[list[
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What is learnt from: cleaned texts, target probabilities (n, labels.total) and weights (n,)."""
+    """What is learnt from: cleaned texts, target probabilities (n, labels.total), weights (n,), and with a teacher its
+    sentence vectors (n, width)."""
 
     texts: list[str]
     target: Array
     weight: list[float]
+    vectors: Array | None = None
 
 
 def gather_material(
-    config: dict[str, Any], labels: Labels, teacher: Path | None, unlabelled: Path | None, more: Sequence[Path]
-) -> Material:
-    """Read the training texts and those of `more` files, and the unlabelled ones when there is a teacher to label them."""
-    examples = [x for path in (Path(config["data"]["train"]), *more) for x in load(path)]
+    config: dict[str, Any], labels: Labels, teachers: Sequence[Path], unlabelled: Path | None, more: Sequence[Path],
+    profile: Profile | None = None,
+) -> Material:  # fmt: skip
+    """Read the training texts and those of `more` files, and the unlabelled ones when there are teachers to label them.
+
+    Several teachers: the mean of their probabilities; the sentence vectors are the first one's. A head without a label is the
+    teachers' alone.
+    """
+    examples = [x for path in (Path(config["data"]["train"]), *more) for x in load(path, profile)]
     texts = [clean(x.text).text for x in examples]
     target, weight = targets(examples, labels), [1.0] * len(texts)
-    if teacher is not None:
+    vectors = None
+    if teachers:
         hard = config["distillation"]["hard"]
         extra = [t for t in load_texts(unlabelled) if t not in set(texts)] if unlabelled else []
-        taught = soft_targets(TorchBackend(teacher, config["data"]["max_tokens"]).logits(texts + extra), labels)
-        target = np.concatenate([hard * target + (1 - hard) * taught[: len(texts)], taught[len(texts) :]])
+        with torch.autocast("cpu", torch.bfloat16, enabled=config["optimiser"]["bfloat16"]):
+            told = [TorchBackend(t, config["data"]["max_tokens"]).outputs(texts + extra) for t in teachers]
+        taught = np.mean([soft_targets(logits, labels) for logits, _ in told], axis=0)
+        mixed = hard * target + (1 - hard) * taught[: len(texts)]
+        target = np.concatenate([np.where(np.isnan(target), taught[: len(texts)], mixed), taught[len(texts) :]])
         texts, weight = texts + extra, weight + [config["distillation"]["unlabelled"]] * len(extra)
-    return Material(texts, target, weight)
+        vectors = told[0][1]
+    return Material(texts, target, weight, vectors)
 
 
 def model_answers(net: TriageNet, tokenizer: Any, examples: Sequence[Example], max_tokens: int) -> list[Answer]:
@@ -133,90 +156,158 @@ def model_answers(net: TriageNet, tokenizer: Any, examples: Sequence[Example], m
     with torch.inference_mode():
         for rows in (order[at : at + 32] for at in range(0, len(order), 32)):
             x = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt")
-            logits[rows] = net(x["input_ids"], x["attention_mask"]).numpy()
-    labels, p = net.labels, net.labels.probabilities(logits)
-    departments = [labels.department[i] for i in p["department"].argmax(1)]
-    return [
-        Answer(
-            labels.category[p["category"][i].argmax()],
-            choose_urgency(dict(zip(URGENCY_LEVELS, map(float, p["urgency"][i]), strict=True)), Policy().thresholds),
-            department,
-            frozenset(c for c, q in zip(labels.department, p["co_departments"][i], strict=True) if q > 0.5)
-            - {department},
-            frozenset(c for c, q in zip(labels.flags, p["flags"][i], strict=True) if q > 0.5),
-        )
-        for i, department in enumerate(departments)
-    ]
+            logits[rows] = (
+                net(*(x[k].to(net.heads.weight.device) for k in ("input_ids", "attention_mask"))).cpu().numpy()
+            )
+    labels, out = net.labels, []
+    for p in map(net.labels.probabilities, logits.tolist()):
+        department = labels.department[int(np.argmax(p["department"]))]
+        urgency = dict(zip(URGENCY_LEVELS, p["urgency"], strict=True))
+        out.append(Answer(
+            labels.category[int(np.argmax(p["category"]))], choose_urgency(urgency, Policy().thresholds), department,
+            frozenset(c for c, q in zip(labels.department, p["co_departments"], strict=True) if q > 0.5) - {department},
+            frozenset(c for c, q in zip(labels.flags, p["flags"], strict=True) if q > 0.5),
+        ))  # fmt: skip
+    return out
+
+
+def silence(net: TriageNet, target: Array) -> None:
+    """Make new heads for which no row of `target` (n, labels.total) has a label say nothing: all labels alike, or none."""
+    for head, part in net.labels.slices.items():
+        if np.isnan(target[:, part]).all():
+            with torch.no_grad():
+                net.heads.weight[part] = 0.0
+                net.heads.bias[part] = 0.0 if head in ("category", "department") else -4.0
+
+
+def save_progress(path: Path, net: TriageNet, optimizer: torch.optim.Optimizer, about: dict[str, str]) -> None:
+    """Write weights and moments at once (safetensors), so that a kill leaves the file of the last epoch or of this one."""
+    tensors = {f"net {name}": value for name, value in net.state_dict().items()}
+    for i, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer {i} {name}": value for name, value in moments.items()}
+    scratch = path.with_suffix(".part")
+    save_file({name: value.contiguous() for name, value in tensors.items()}, scratch, about)
+    scratch.replace(path)
+
+
+def load_progress(path: Path, net: TriageNet, optimizer: torch.optim.Optimizer, of: str) -> dict[str, str]:
+    """Put back what `save_progress` wrote, and return its `about`; {} when there is none, or one of another training."""
+    if not path.is_file():
+        return {}
+    with safe_open(path, "pt") as file:
+        about: dict[str, str] = file.metadata()
+        if about["of"] != of:
+            return {}
+        weights: dict[str, Tensor] = {}
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            kind, *rest = name.split(" ")
+            if kind == "net":
+                weights[rest[0]] = file.get_tensor(name)
+            else:
+                moments[int(rest[0])][rest[1]] = file.get_tensor(name)
+    net.load_state_dict(weights)
+    optimizer.load_state_dict({"state": dict(moments), "param_groups": optimizer.state_dict()["param_groups"]})
+    return about
 
 
 def train(
-    config: dict[str, Any], out: Path, teacher: Path | None = None, unlabelled: Path | None = None,
-    more: Sequence[Path] = (), also: Sequence[Path] = (),
+    config: dict[str, Any], out: Path, teachers: Sequence[Path] = (), unlabelled: Path | None = None,
+    more: Sequence[Path] = (), also: Sequence[Path] = (), profile: Profile | None = None,
 ) -> TriageNet:  # fmt: skip
     """Train by `config` (see train.toml) and write the checkpoint folder `out`, anew after every epoch; returns the network.
 
-    more: further labelled files to learn from. unlabelled: a folder of texts for the teacher to label.
-    After every epoch the log shows the validation split and the labelled files `also`.
+    more: further labelled files to learn from. unlabelled: a folder of texts for the teacher to label. profile: the labels to
+    learn, by default those of `load_profile`.
+    After every epoch the log shows the validation split and the labelled files `also`. An epoch's chances depend on seed and number
+    alone, so a training that was killed and called again ends as one that was not. On a GPU when there is one.
     Raises InputError for bad data, OSError when the encoder cannot be found.
     """
-    optimiser, profile = config["optimiser"], load_profile()
+    optimiser, profile = config["optimiser"], profile or load_profile()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(optimiser["seed"])
-    rng = random.Random(optimiser["seed"])
     labels = Labels(
         tuple(profile.labels["category"]), tuple(profile.labels["department"]), tuple(profile.labels["flag"])
     )
     source, layers = config["encoder"]["source"], config["encoder"]["layers"]
-    if (Path(source) / "checkpoint.safetensors").is_file():  # a student starts from its teacher's layers; else go on
+    goes_on = not layers and (Path(source) / "checkpoint.safetensors").is_file()
+    if (
+        Path(source) / "checkpoint.safetensors"
+    ).is_file():  # a student starts from its teacher's layers and heads; else go on
         net, tokenizer = load_checkpoint(Path(source))
+        if net.labels.to_dict() | {"temperature": {}} != labels.to_dict():
+            raise ModelError(f"{source}: its labels are not those of the profile; give an encoder")
         if layers:
-            net = TriageNet(keep_layers(net.encoder, layers), labels)
-        elif net.labels.to_dict() | {"temperature": {}} != labels.to_dict():
-            raise ModelError(f"{source}: its labels are not those of the profile; give an encoder, or `layers`")
+            keep_layers(net.encoder, layers)
     else:
         encoder = AutoModel.from_pretrained(source, add_pooling_layer=False)
         tokenizer = AutoTokenizer.from_pretrained(source)
         net = TriageNet(keep_layers(encoder, layers) if layers else encoder, labels)
-    material = gather_material(config, labels, teacher, unlabelled, more)
-    checks = {path.stem: load(path) for path in (Path(config["data"]["validation"]), *also)}
+    net.encoder.config.pool_after = config["encoder"]["pool_after"]
+    material = gather_material(config, labels, teachers, unlabelled, more, profile)
+    if not goes_on:
+        silence(net, material.target)
+    net.to(device)
+    checks = {path.stem: load(path, profile) for path in (Path(config["data"]["validation"]), *also)}
     net.norm.momentum = optimiser["norm_momentum"]
     optimizer = torch.optim.AdamW(parameter_groups(net, optimiser), fused=True)
+    went_in = (
+        json.dumps([config, labels.to_dict(), material.texts, material.weight]).encode() + material.target.tobytes()
+    )
+    of, kept = hashlib.sha256(went_in).hexdigest(), out / PROGRESS
+    done = {name: int(n) for name, n in load_progress(kept, net, optimizer, of).items() if name != "of"}
     ids = tokenizer(material.texts, truncation=True, max_length=config["data"]["max_tokens"])["input_ids"]
     steps = optimiser["epochs"] * math.ceil(len(material.texts) / optimiser["batch"])
-    schedule = get_linear_schedule_with_warmup(optimizer, int(optimiser["warmup"] * steps), steps)
+    taken = done.get("steps", 0)
+    schedule = get_linear_schedule_with_warmup(optimizer, int(optimiser["warmup"] * steps), steps, taken - 1)
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar) as progress:
-        for epoch in range(1, optimiser["epochs"] + 1):
+        whole = progress.add_task("all epochs", total=steps, completed=taken)
+        for epoch in range(done.get("epoch", 0) + 1, optimiser["epochs"] + 1):
+            rng = random.Random(optimiser["seed"] * 1000 + epoch)
+            torch.manual_seed(optimiser["seed"] * 1000 + epoch)
             net.train()
             if epoch > optimiser["epochs"] - optimiser["settle_epochs"]:
                 net.norm.eval()
             plan, running = batches([len(i) for i in ids], optimiser["batch"], rng), 0.0
             for chosen in progress.track(plan, description=f"epoch {epoch}"):
                 x = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
-                weight = torch.tensor([material.weight[i] for i in chosen])
-                with torch.autocast("cpu", torch.bfloat16, enabled=optimiser["bfloat16"]):
-                    logits = net(x["input_ids"], x["attention_mask"]).float()
-                step_loss = loss(logits, torch.from_numpy(material.target[chosen]), weight, labels, config["loss"])
+                weight = torch.tensor([material.weight[i] for i in chosen], device=device)
+                target = torch.from_numpy(material.target[chosen]).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=optimiser["bfloat16"]):
+                    vector = net.embed(x["input_ids"].to(device), x["attention_mask"].to(device))
+                    logits = net.heads(net.dropout(vector)).float()
+                step_loss = loss(logits, target, weight, labels, config["loss"])
+                if material.vectors is not None:
+                    wanted = torch.from_numpy(material.vectors[chosen]).to(device)
+                    apart = 1 - F.cosine_similarity(vector.float(), wanted)
+                    step_loss = step_loss + config["distillation"]["vector"] * (apart * weight).sum() / weight.sum()
                 step_loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
                 running += step_loss.item()
+                taken += 1
+                progress.advance(whole)
             progress.console.print(f"epoch {epoch}: loss {running / len(plan):.3f}", soft_wrap=True)
             for name, examples in checks.items():
                 got = measure(
                     examples, model_answers(net, tokenizer, examples, config["data"]["max_tokens"]), min_support=10
                 )
-                told = ", ".join(f"{m} {got[m]:.3f}" for m in got if m not in OF_DECISIONS)
+                told = ", ".join(f"{m} {got[m]:.3f}" for m in got if m not in OF_DECISIONS and got[m] == got[m])
                 progress.console.print(f"  {name}: {told}", soft_wrap=True)
             save_checkpoint(net.eval(), tokenizer, out)
+            save_progress(kept, net, optimizer, {"of": of, "epoch": str(epoch), "steps": str(taken)})
+    kept.unlink(missing_ok=True)
     return net
 
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path, exists=True))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--teacher", type=click.Path(path_type=Path, exists=True), help="checkpoint folder to distil from")
+@click.option("--teacher", "teachers", type=click.Path(path_type=Path, exists=True), multiple=True,
+              help="checkpoint folder to distil from; several: their mean")  # fmt: skip
 @click.option(
     "--unlabelled", type=click.Path(path_type=Path, exists=True), help="folder of JSONL with `text`, to distil on"
 )
@@ -224,20 +315,22 @@ def train(
               help="another labelled JSONL file to learn from")  # fmt: skip
 @click.option("--also-evaluate", "also", type=click.Path(path_type=Path, exists=True), multiple=True,
               help="another labelled JSONL file to watch")  # fmt: skip
+@click.option("--profile", default="zhengzhou", show_default=True, help="whose labels to learn")
 @click.option("--threads", type=int, default=0, help="torch threads; default all cores")
 def main(
     config: Path,
     out: Path,
-    teacher: Path | None,
+    teachers: tuple[Path, ...],
     unlabelled: Path | None,
     more: tuple[Path, ...],
     also: tuple[Path, ...],
+    profile: str,
     threads: int,
 ) -> None:
     """Train the model that CONFIG describes and write the checkpoint folder OUT."""
     if threads:
         torch.set_num_threads(threads)
-    train(tomllib.loads(config.read_text("utf-8")), out, teacher, unlabelled, more, also)
+    train(tomllib.loads(config.read_text("utf-8")), out, teachers, unlabelled, more, also, load_profile(profile))
     shutil.copy(config, out / "training.toml")
     click.echo(json.dumps({"checkpoint": str(out)}))
 
