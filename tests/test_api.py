@@ -17,8 +17,9 @@ from triage.engine import Triager
 
 
 def test_the_public_names_are_these() -> None:
-    assert triage.__all__ == ["Decision", "Finding", "Flag", "HelpRequest", "InputError", "Label", "ModelError", "ProfileError",
-                              "RuleError", "TriageError", "Triager", "predict", "predict_many", "redact"]  # fmt: skip
+    assert triage.__all__ == ["Decision", "Finding", "Flag", "HelpRequest", "InputError", "Label", "ModelError", "OutputError",
+                              "ProfileError", "RuleError", "StoppedError", "TriageError", "Triager", "predict", "predict_many",
+                              "redact", "rescore"]  # fmt: skip
     assert all(getattr(triage, name) is not None for name in triage.__all__)
     assert set(triage.__all__) <= set(dir(triage))
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):

@@ -1,6 +1,6 @@
 """Requests that must come out right, and behaviour after CheckList (Ribeiro et al. 2020).
 
-The first eight are from the newspaper report of the platform; they ship as `examples/requests.jsonl`.
+The golden requests stand in `triage/golden.jsonl`; the first eight are from the newspaper report of the platform.
 """
 
 from __future__ import annotations
@@ -11,80 +11,38 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from triage import gate
 from triage.engine import Triager
-from triage.records import Decision, severity
+from triage.gate import load_golden
+from triage.profile import load_profile
+from triage.records import URGENCY_LEVELS, Decision, severity
 
-REQUESTS = {
-    r["id"]: r["text"] for r in map(json.loads, (ROOT / "examples/requests.jsonl").read_text("utf-8").splitlines())
-}
-
-# id: category, urgency, flags that must be among those found, department, one of these co-departments, district
-GOLDEN: dict[str, tuple[str, str, set[str], str, set[str], str | None]] = {
-    "z01": ("medical", "critical", {"pregnancy"}, "medical", {"transport", "community"}, None),
-    "z02": ("policy", "routine", set(), "coordination", set(), None),
-    "z03": ("medical", "critical", {"cardiac"}, "medical", {"transport"}, None),
-    "z04": ("medical", "urgent", {"surgery"}, "transport", {"medical"}, None),
-    "z05": ("testing", "priority", {"elderly"}, "testing", {"community"}, "惠济区"),
-    "z06": ("transport", "priority", set(), "community", set(), "二七区"),
-    "z07": ("care", "urgent", {"mental", "alone"}, "community", set(), "中原区"),
-    "z08": ("medical", "urgent", {"medication_gap"}, "medical", {"community"}, "登封市"),
-    "z09": ("health_code", "priority", set(), "data", set(), None),
-    "z10": ("food", "priority", set(), "supply", set(), "金水区"),
-    "z11": ("education", "routine", set(), "education", set(), None),
-    "z12": ("business", "routine", set(), "enterprise", set(), "中牟县"),
-    "z13": ("suggestion", "routine", set(), "coordination", set(), None),
-    "z14": ("other", "routine", set(), "coordination", set(), None),
-    "z15": ("policy", "routine", set(), "coordination", set(), None),
-    "z16": ("testing", "routine", set(), "testing", set(), None),
-    "z18": ("other", "routine", set(), "coordination", set(), None),
-}
+GOLDEN = {golden.id: golden for golden in load_golden(gate.GOLDEN, load_profile())}
 
 
 @pytest.fixture(scope="module")
 def decisions(triager: Triager) -> dict[str, Decision]:
-    return dict(zip(REQUESTS, triager.predict_many(REQUESTS.values()), strict=True))
+    return dict(zip(GOLDEN, triager.predict_many([g.text for g in GOLDEN.values()]), strict=True))
 
 
 @pytest.mark.parametrize("key", GOLDEN)
 def test_golden_request(decisions: dict[str, Decision], key: str) -> None:
-    category, urgency, flags, department, co, district = GOLDEN[key]
-    d = decisions[key]
-    assert (d.category.code, d.urgency.code, d.department.code) == (category, urgency, department), d.explain()
-    assert {f.code for f in d.flags} >= flags, d.explain()
-    assert not co or {c.code for c in d.co_departments} & co, d.explain()
-    assert district is None or d.districts[:1] == (district,), d.explain()
+    assert GOLDEN[key].faults(decisions[key]) == [], decisions[key].explain()
 
 
-def test_every_category_has_a_golden_request(triager: Triager) -> None:
-    assert {g[0] for g in GOLDEN.values()} == set(triager.profile.labels["category"])
+def test_every_category_and_every_urgency_has_a_golden_request(triager: Triager) -> None:
+    assert {code for g in GOLDEN.values() for code in g.category} == set(triager.profile.labels["category"])
+    assert {code for g in GOLDEN.values() for code in g.urgency} == set(URGENCY_LEVELS)
 
 
-@pytest.mark.parametrize(
-    ("text", "absent"),
-    [("我不是孕妇，就想问问几点能下楼做核酸", "pregnancy"), ("孕妇可以打疫苗吗", "pregnancy"), ("如果突然胸痛怎么办，封控期间打哪个电话", "cardiac"),
-     ("孩子没有发烧，精神也好，问一下几点做核酸", "fever"), ("去年心梗住过院，现在想问哪里做核酸", "cardiac"), ("商场在市中心，生意难做，房租交不起", "cardiac")],
-)  # fmt: skip
-def test_a_word_is_not_a_fact(triager: Triager, text: str, absent: str) -> None:
-    decision = triager.predict(text)
-    assert absent not in {f.code for f in decision.flags}, decision.explain()
-    assert severity(decision.urgency.code) < severity("urgent"), decision.explain()
+def test_the_requests_that_ship_as_examples_are_golden() -> None:
+    rows = map(json.loads, (ROOT / "examples/requests.jsonl").read_text("utf-8").splitlines())
+    shipped = {row["id"]: row["text"] for row in rows}
+    assert {id for id in shipped if id in GOLDEN} == set(shipped) - {"z17"}  # a question whose department is open
+    assert all(GOLDEN[id].text == text for id, text in shipped.items() if id in GOLDEN)
 
 
-@pytest.mark.parametrize(
-    "text", ["孕妇可以打疫苗吗", "我不是孕妇，就想问问几点能下楼做核酸", "如果突然胸痛怎么办", "昨天已经顺利生产，感谢"]
-)
-def test_the_opposites_of_the_golden_requests_are_routine(triager: Triager, text: str) -> None:
-    decision = triager.predict(text)
-    assert decision.urgency.code == "routine", decision.explain()
-
-
-GRAVE = [
-    "我爸突然叫不醒了",
-    "老婆羊水破了出不去",
-    "孩子抽搐翻白眼",
-    "我妈半边身子没劲说话也不清楚了",
-    "喘不上气嘴唇发紫",
-]
+GRAVE = [golden.text for id, golden in GOLDEN.items() if id.startswith("grave-")]
 
 
 @pytest.mark.parametrize("text", GRAVE)

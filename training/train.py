@@ -257,17 +257,19 @@ def train(
     of, kept = hashlib.sha256(went_in).hexdigest(), out / PROGRESS
     done = {name: int(n) for name, n in load_progress(kept, net, optimizer, of).items() if name != "of"}
     ids = tokenizer(material.texts, truncation=True, max_length=config["data"]["max_tokens"])["input_ids"]
-    steps = optimiser["epochs"] * math.ceil(len(material.texts) / optimiser["batch"])
+    an_epoch = math.ceil(len(material.texts) / optimiser["batch"])
+    epochs = max(optimiser["epochs"], math.ceil(optimiser.get("least_steps", 0) / an_epoch))
+    steps = epochs * an_epoch
     taken = done.get("steps", 0)
     schedule = get_linear_schedule_with_warmup(optimizer, int(optimiser["warmup"] * steps), steps, taken - 1)
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar) as progress:
         whole = progress.add_task("all epochs", total=steps, completed=taken)
-        for epoch in range(done.get("epoch", 0) + 1, optimiser["epochs"] + 1):
+        for epoch in range(done.get("epoch", 0) + 1, epochs + 1):
             rng = random.Random(optimiser["seed"] * 1000 + epoch)
             torch.manual_seed(optimiser["seed"] * 1000 + epoch)
             net.train()
-            if epoch > optimiser["epochs"] - optimiser["settle_epochs"]:
+            if epoch > epochs - optimiser["settle_epochs"]:
                 net.norm.eval()
             plan, running = batches([len(i) for i in ids], optimiser["batch"], rng), 0.0
             for chosen in progress.track(plan, description=f"epoch {epoch}"):

@@ -189,7 +189,7 @@ def decide(
             if code != department.code
             and (
                 (p := e.probability(policy.weights["co_departments"])) >= policy.thresholds["co_departments"]
-                or any(f.co_department == code for f in floors)
+                or (floors and any(f.co_department == code for f in told if f.holds))  # who holds the key to a red flag
                 or code == likeliest.code  # who would take it, had no rule settled it, still has to move
             )
         ),

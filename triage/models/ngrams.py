@@ -1,6 +1,6 @@
 """The first stage of the cascade: a bag of character n-grams, two small layers; a hundred times cheaper than the BERT.
 
-Every run of one to four characters is hashed to a row of an int8 table; the rows are added up, and a small network gives the same
+Every run of one to three characters is hashed to a row of an int8 table; the rows are added up, and a small network gives the same
 logits as the BERT does, from which it was distilled (fastText, Joulin et al. 2017, with characters for words). Sums of integers
 are exact, so the answer depends neither on order nor on batch.
 """
@@ -18,8 +18,8 @@ from triage.models.base import Array, Labels
 from triage.models.folder import ModelFolder
 from triage.records import Scores
 
-LONGEST = 4  # characters in a run
-BUCKETS = 1 << 16
+LONGEST = 3  # characters in a run
+BUCKETS = 1 << 15
 FILE = "ngrams.safetensors"
 _MIX = np.uint32(0x9E3779B1)  # 2^32 / golden ratio (Knuth, multiplicative hashing)
 
@@ -32,7 +32,7 @@ def buckets(text: str) -> npt.NDArray[np.int64]:
     for length in range(1, LONGEST + 1):
         if length > 1:
             run = (run[:-1] ^ (run[:-1] >> np.uint32(15))) * _MIX + codes[length - 1 :]
-        found.append((run ^ (run >> np.uint32(13))) * _MIX >> np.uint32(16))
+        found.append((run ^ (run >> np.uint32(13))) * _MIX >> np.uint32(17))
         if len(run) == 1:
             break
     return np.concatenate(found).astype(np.int64)
