@@ -24,5 +24,23 @@ def profile() -> Profile:
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two narrow layers with random weights, over the shipped tokenizer: a directory like any other."""
+    import torch
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    out = tmp_path_factory.mktemp("tiny")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(ROOT / "triage/models/default/tokenizer.json"), pad_token="<pad>",
+                                        unk_token="<unk>", bos_token="<s>", eos_token="</s>")  # fmt: skip
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out
+
+
+@pytest.fixture(scope="session")
 def book() -> RuleBook:
     return load_rules()

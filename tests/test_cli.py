@@ -98,7 +98,7 @@ def test_rules_can_be_checked_and_explained() -> None:
 def test_rules_are_measured_on_labelled_requests_and_a_changed_folder_shows_its_effect(tmp_path: Path) -> None:
     data = tmp_path / "labelled.jsonl"
     rows = [{"id": "a", "text": "我家的蓝精灵药片吃完了", "urgency": "critical", "category": "medical", "flags": []},
-            {"id": "b", "text": "胸口疼出一身冷汗，家里没有菜了，断粮了", "urgency": "routine", "category": "testing", "flags": []},
+            {"id": "b", "text": "健康码变黄了，去哪里做核酸", "urgency": "routine", "category": "testing", "flags": []},
             {"id": "c", "text": "没有菜了", "urgency": "我叫王芳"}]  # fmt: skip
     data.write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows), "utf-8")
     own = tmp_path / "own"

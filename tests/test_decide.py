@@ -139,7 +139,15 @@ def test_evidence_puts_both_witnesses_side_by_side() -> None:
     assert not e["flags"]["cardiac"].rules_for
 
 
-@pytest.mark.parametrize("text", ["도와주세요 아버지가 숨을 못 쉬어요", "Помогите, отец без сознания", "息ができない、助けてください", "ช่วยด้วย พ่อหายใจไม่ออก"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "도와주세요 아버지가 숨을 못 쉬어요",
+        "Помогите, отец без сознания",
+        "息ができない、助けてください",
+        "ช่วยด้วย พ่อหายใจไม่ออก",
+    ],
+)
 def test_what_nobody_here_can_read_is_shown_to_a_person(triager: Triager, text: str) -> None:
     decision = triager.predict(text)
     assert decision.needs_review

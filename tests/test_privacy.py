@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -123,8 +124,11 @@ def test_a_wrong_type_is_named() -> None:
         redact(b"x")  # type: ignore[arg-type]
 
 
-def test_what_leaves_the_process_is_covered(triager: Triager) -> None:
-    decision = triager.predict("屋里烧煤气，打13812345678，头晕得很，想吐")
+def test_what_leaves_the_process_is_covered(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        '[[rule]]\nid = "own.gas"\nmeans = "x"\nregex = ["煤气.*头晕"]\nflag = "poisoning"\nurgency = "critical"\n'
+        'red_flag = true\nhit = ["煤气头晕"]\n', "utf-8")  # fmt: skip
+    decision = Triager.load(rules=tmp_path).predict("屋里烧煤气，打13812345678，头晕得很，想吐")
     assert any("13812345678" in f.text for f in decision.findings)  # the words of a rule reach over the number
     told = [
         json.dumps(decision.to_dict(), ensure_ascii=False),

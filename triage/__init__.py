@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from triage.backlog import rescore
     from triage.engine import Triager, predict, predict_many
-    from triage.errors import InputError, ModelError, ProfileError, RuleError, TriageError
+    from triage.errors import InputError, ModelError, OutputError, ProfileError, RuleError, StoppedError, TriageError
     from triage.privacy import redact
     from triage.records import Decision, Finding, Flag, HelpRequest, Label
 
@@ -23,9 +24,10 @@ _HOME = {
     "Triager": "engine", "predict": "engine", "predict_many": "engine", "redact": "privacy",
     "Decision": "records", "Finding": "records", "Flag": "records", "HelpRequest": "records", "Label": "records",
     "InputError": "errors", "ModelError": "errors", "ProfileError": "errors", "RuleError": "errors", "TriageError": "errors",
+    "OutputError": "errors", "StoppedError": "errors", "rescore": "backlog",
 }  # fmt: skip
-__all__ = ["Decision", "Finding", "Flag", "HelpRequest", "InputError", "Label", "ModelError", "ProfileError", "RuleError",
-           "TriageError", "Triager", "predict", "predict_many", "redact"]  # fmt: skip
+__all__ = ["Decision", "Finding", "Flag", "HelpRequest", "InputError", "Label", "ModelError", "OutputError", "ProfileError",
+           "RuleError", "StoppedError", "TriageError", "Triager", "predict", "predict_many", "redact", "rescore"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
