@@ -86,7 +86,7 @@ def small_config(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     config = tomllib.loads((ROOT / "training/train.toml").read_text("utf-8"))
     config["encoder"] = {"source": str(tiny), "layers": 0, "pool_after": 0}
     config["data"] |= {"train": str(folder / "train.jsonl"), "validation": str(folder / "validation.jsonl")}
-    config["optimiser"] |= {"epochs": 8, "learning_rate": 2e-3, "head_learning_rate": 1e-2}
+    config["optimiser"] |= {"epochs": 8, "least_steps": 0, "learning_rate": 2e-3, "head_learning_rate": 1e-2}
     return config
 
 
