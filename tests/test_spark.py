@@ -34,7 +34,7 @@ def cluster() -> Iterator[Cluster]:
 
 def rows() -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = [
-        {"id": f"r{i}", "text": f"{SAID[i % 3][0]}，{i}号", "urgency": SAID[i % 3][1], "n": i} for i in range(240)
+        {"id": f"r{i}", "text": f"{SAID[i % 3][0]}，{i}号", "urgency": SAID[i % 3][1], "n": i} for i in range(1200)
     ]
     return [*out, {"id": "bad", "text": None, "urgency": "routine", "n": -1}]
 
@@ -53,7 +53,7 @@ def test_the_result_is_that_of_a_local_run_though_a_worker_was_killed(cluster: C
     conf = {
         **os.environ,
         **cluster.environment,
-        "PYSPARK_SUBMIT_ARGS": "--conf spark.sql.files.maxPartitionBytes=2000 pyspark-shell",
+        "PYSPARK_SUBMIT_ARGS": "--conf spark.sql.files.maxPartitionBytes=8000 pyspark-shell",
     }
     with subprocess.Popen(command(str(folder), "--out", str(out), "--engine", "spark", "--master", cluster.master, "--format", "jsonl"),
                           cwd=ROOT, env=conf, stderr=subprocess.PIPE) as process:  # fmt: skip
@@ -78,6 +78,12 @@ def test_the_result_is_that_of_a_local_run_though_a_worker_was_killed(cluster: C
     ]
     assert reports[0]["heads"] == reports[1]["heads"]
     assert sorted(reports[0]["raised_to_critical"]) == sorted(reports[1]["raised_to_critical"])
+    again = subprocess.run(
+        command(str(folder), "--out", str(out), "--engine", "spark", "--master", "local[1]", "--format", "jsonl"),
+        cwd=ROOT, env=conf, capture_output=True, check=False,
+    )  # fmt: skip
+    assert again.returncode == 1
+    assert "all of it was scored already" in again.stderr.decode()
 
 
 def test_sql_knows_the_decision(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from triage.text import clean
 Floats = npt.NDArray[np.float64]
 
 WEIGHTS = {"urgency": 3.0, "category": 1.0, "department": 1.0, "flags": 1.0}  # of each head's uncertainty
-DISPUTED = 0.1  # share of the suggestions that goes to what rules and model see differently; more costs kappa in the simulation
+DISPUTED = 0.1  # share that goes to what rules and model see differently; far more costs kappa in the simulation
 ALIKE = 0.2  # what a request loses when one just like it is taken already
 DIMENSIONS = 64
 

@@ -24,7 +24,7 @@ from triage.engine import Triager
 from triage.errors import InputError, OutputError, TriageError, require
 from triage.models.folder import SHIPPED
 from triage.report_html import write_report
-from triage.sinks import RunFolder, arrow_type
+from triage.sinks import RunFolder, arrow_type, write_lasting
 from triage.sources import Row, guess_format, read_row
 
 require("pyspark", "spark")
@@ -200,28 +200,44 @@ def rescore_files(
     if out_form not in ("parquet", "jsonl"):
         raise OutputError("--engine spark writes a folder of parquet or jsonl; give --out-format")
     local = "://" not in out
+    fingerprints = Triager.load(model, profile=profile, rules=rules, workers=1).fingerprints
+    job = {"source": source, "options": [form, text_column, id_column, dict(before), results, out_form], **fingerprints}
     folder = RunFolder(Path(out.rstrip("/") + ".rescore") if local else Path(Path(out).name + ".rescore"))
     spark = SparkSession.builder.master(master).appName("triage rescore").getOrCreate()
+    notes = ["copies are not looked for on a cluster"]
     try:
-        if local and Path(out).exists() and not restart:
+        wrote = not restart and folder.load() == job  # all but the report is there
+        if local and Path(out).exists() and not restart and not wrote:
             raise OutputError(f"{out}: exists; give another --out, or --restart to replace it")
-        reader = {"parquet": spark.read.parquet, "jsonl": spark.read.json, "csv": spark.read.option("header", True).csv,
-                  "tsv": spark.read.option("header", True).option("sep", "\t").csv}  # fmt: skip
-        if form not in reader:
-            raise InputError(f"{source}: --engine spark reads parquet, jsonl, csv and tsv; name one with --format")
-        scored = rescore(
-            reader[form](source), text_column, model=model, profile=profile, rules=rules, results=results, before=before
-        )
-        writer = scored.write.mode("overwrite" if restart else "errorifexists")
-        writer.parquet(out) if out_form == "parquet" else writer.json(out)
-        folder.clear()
-        written = spark.read.schema(scored.schema).format("parquet" if out_form == "parquet" else "json").load(out)
+        if wrote:
+            notes.append("all of it was scored already")
+            schema = T.StructType.fromJson(json.loads((folder.path / "schema.json").read_text("utf-8")))
+        else:
+            folder.clear()
+            frame = _read(spark, source, form)
+            scored = rescore(
+                frame, text_column, model=model, profile=profile, rules=rules, results=results, before=before
+            )
+            writer = scored.write.mode("overwrite" if restart else "errorifexists")
+            writer.parquet(out) if out_form == "parquet" else writer.json(out)
+            schema = scored.schema
+            write_lasting(folder.path / "schema.json", schema.json().encode())
+            folder.save(job)
+        reader = spark.read.schema(schema)
+        written = reader.parquet(out) if out_form == "parquet" else reader.json(out)
         tally, bad = _report(written, folder, id_column, results)
-        note = "copies are not looked for on a cluster"
-        return Outcome(tally.rows + bad, tally.rows, bad, 0, tally, folder.path, True, (note,))
+        return Outcome(tally.rows + bad, tally.rows, bad, 0, tally, folder.path, True, tuple(notes))
     finally:
         spark.stop()
         folder.close()
+
+
+def _read(spark: SparkSession, source: str, form: str) -> DataFrame:
+    reader = {"parquet": spark.read.parquet, "jsonl": spark.read.json, "csv": spark.read.option("header", True).csv,
+              "tsv": spark.read.option("header", True).option("sep", "\t").csv}  # fmt: skip
+    if form not in reader:
+        raise InputError(f"{source}: --engine spark reads parquet, jsonl, csv and tsv; name one with --format")
+    return reader[form](source)
 
 
 def _report(written: DataFrame, folder: RunFolder, key: str, results: str) -> tuple[Tally, int]:
