@@ -30,6 +30,7 @@ from training.train import loss, targets
 from triage.engine import Triager
 from triage.errors import InputError
 from triage.models.base import Labels
+from triage.models.folder import ModelFolder
 from triage.profile import Profile, load_profile
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning",
@@ -420,6 +421,19 @@ def test_a_file_that_only_has_departments_trains_that_head(go: Run, month: Path,
     d = Triager.load(tmp_path / "model").predict("小区门口几点做核酸")
     assert d.urgency.code == "routine"  # nobody has taught it urgency: the rules alone speak, and have nothing to say
     assert d.needs_review
+
+
+def test_a_model_in_force_is_gone_on_from(model: Path, month: Path, tmp_path: Path) -> None:
+    config = tomllib.loads((ROOT / "training/continue.toml").read_text("utf-8"))
+    del config["start"], config["ngrams"]
+    config["optimiser"] |= {"epochs": 1, "least_steps": 0}
+    (tmp_path / "continue.toml").write_text(toml(config), "utf-8")
+    before = ModelFolder.open(model)
+    after = run(month, tmp_path / "model", tmp_path / "continue.toml", encoder=str(model))
+    assert before.fingerprint in after.manifest["run"]["encoder"]
+    assert after.manifest["layers"] == before.manifest["layers"] == 1
+    told = [folder.read_json("evaluation.json")["test.jsonl"]["systems"]["model alone"] for folder in (before, after)]
+    assert told[1]["urgency accuracy"][0] >= told[0]["urgency accuracy"][0] - 0.1  # nothing was forgotten
 
 
 def test_another_emergency_gets_its_own_labels(tiny: Path, tmp_path: Path) -> None:

@@ -19,12 +19,14 @@ from training.base_model import METASPACE, build, chinese_needs, dequantise
 from training.calibrate import temperatures
 from training.corpus import DATA, Example, load
 from training.evaluate import Evaluation
+from training.restore import restore
 from training.train import soft_targets, targets, train
 from triage.engine import Triager
+from triage.errors import ModelError
 from triage.evaluation import Answer, Report, measure
 from triage.models.base import Labels
 from triage.models.bert import TorchBackend, keep_layers, load_checkpoint
-from triage.models.folder import ModelFolder
+from triage.models.folder import SHIPPED, ModelFolder
 from triage.models.onnx import OnnxBackend
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning",
@@ -151,6 +153,29 @@ def test_the_exported_model_decides_as_the_network_does(
     assert triager.cascade is not None
     assert Triager.load(folder.path, cascade=False).cascade is None
     assert triager.predict("几点做核酸").category.code
+
+
+def test_a_model_folder_goes_back_to_the_network_it_was_made_of(tmp_path: Path) -> None:
+    restore(SHIPPED, tmp_path)
+    network, model = TorchBackend(tmp_path), OnnxBackend(ModelFolder.open(SHIPPED))
+    said = ["我爸胸口疼得直冒冷汗", "几点做核酸", "家里没有菜了", "孩子网课没有平板", "健康码突然黄了怎么申诉"]
+    for text, row in zip(said, network.logits(said), strict=True):
+        assert np.abs(row - model.logits(text)[0]).max() < 0.5
+        assert row[:11].argmax() == model.logits(text)[0][:11].argmax()
+
+
+def test_a_model_that_comes_back_as_another_is_refused(tmp_path: Path) -> None:
+    for name in ("model.onnx", "tokenizer.json", "labels.json"):
+        (tmp_path / name).write_bytes((SHIPPED / name).read_bytes())
+    about = ModelFolder.open(SHIPPED).manifest | {"attention heads": 6}
+    del about["files"]
+    ModelFolder.seal(tmp_path, **about)
+    with pytest.raises(ModelError, match="answers otherwise"):
+        restore(tmp_path, tmp_path / "out")
+    del about["tokens halved after layer"]
+    ModelFolder.seal(tmp_path, **about)
+    with pytest.raises(ModelError, match="not a BERT"):
+        restore(tmp_path, tmp_path / "out")
 
 
 def test_layers_are_kept_evenly_and_end_with_the_last(tiny: Path) -> None:

@@ -229,6 +229,7 @@ def package(
             "layers": net.encoder.config.num_hidden_layers,
             "tokens halved after layer": net.pool_after,
             "width": net.encoder.config.hidden_size,
+            "attention heads": net.encoder.config.num_attention_heads,
             "vocabulary": net.encoder.config.vocab_size,
             "training requests": len(train),
             "data sha256": hashlib.sha256((data / "train.jsonl").read_bytes()).hexdigest()[:16],

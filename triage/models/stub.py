@@ -14,16 +14,15 @@ class StubBackend:
 
     def __init__(self, profile: Profile, scores: Scores | None = None) -> None:
         self.model_id = "stub"
-        codes = {head: tuple(profile.labels[head]) for head in ("category", "department", "flag")}
-        self.labels = Labels(codes["category"], codes["department"], codes["flag"])
+        self.labels = Labels.of(profile)
 
         def even(labels: Iterable[str]) -> dict[str, float]:
             labels = tuple(labels)
             return dict.fromkeys(labels, 1 / len(labels))
 
         none = dict.fromkeys
-        self._scores = scores or Scores(even(codes["category"]), even(URGENCY_LEVELS), even(codes["department"]),
-                                        none(codes["department"], 0.0), none(codes["flag"], 0.0))  # fmt: skip
+        self._scores = scores or Scores(even(self.labels.category), even(URGENCY_LEVELS), even(self.labels.department),
+                                        none(self.labels.department, 0.0), none(self.labels.flags, 0.0))  # fmt: skip
 
     def score(self, texts: Sequence[str]) -> list[Scores]:
         """Return the fixed scores once for each text."""
