@@ -22,8 +22,8 @@ from triage.cli import EXIT_REFUSED, main
 from triage.decide import THRESHOLDS
 from triage.engine import Triager
 from triage.errors import InputError, ModelError
-from triage.evaluation import Answer, Truth, measure
-from triage.gate import GOLDEN, Golden, compare, differences, is_worse, load_golden
+from triage.evaluation import Answer, Truth, differences, is_worse, measure
+from triage.gate import GOLDEN, Golden, compare, load_golden
 from triage.models.folder import SHIPPED, ModelFolder
 from triage.profile import Profile
 from triage.records import URGENCY_LEVELS

@@ -295,26 +295,30 @@ def measure(examples: Sequence[Labelled], answers: Sequence[Answer], min_support
     return {name: float(v[0]) for name, v in once.items()}
 
 
+def _draws(examples: Sequence[Labelled], resamples: int) -> Iterator[Floats]:
+    """Yield blocks (b, n) of how often each request is drawn, with replacement; always the same. The texts of a contrast pair are
+    drawn together, since they are not independent."""
+    numbers = {unit: i for i, unit in enumerate(dict.fromkeys(x.pair or (i,) for i, x in enumerate(examples)))}
+    unit_of = np.array([numbers[x.pair or (i,)] for i, x in enumerate(examples)])
+    units, draw = len(numbers), np.random.default_rng(0)
+    for size in np.diff([*range(0, resamples, max(1, _CELLS // len(examples))), resamples]):
+        drawn = draw.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
+        yield counts[:, unit_of].astype(np.float64)
+
+
 def figures(
     examples: Sequence[Labelled], answers: Sequence[Answer], min_support: int = 1, resamples: int = RESAMPLES
 ) -> dict[str, Figure]:
     """Return every measure that the labels allow with its 95 % bootstrap interval (Efron 1979, percentile).
 
-    What is drawn again and again, with replacement, are requests; the texts of a contrast pair are drawn together, since they are
-    not independent. Always the same draws: equal input gives equal intervals. resamples = 0: no intervals, three times the value.
+    Always the same draws: equal input gives equal intervals. resamples = 0: no intervals, three times the value.
     """
     sums = _sums(examples, answers, min_support)
     values = {k: float(v[0]) for k, v in _values(np.ones((1, len(examples))), sums).items() if not np.isnan(v[0])}
     if not resamples:
         return {k: (v, v, v) for k, v in values.items()}
-    numbers = {unit: i for i, unit in enumerate(dict.fromkeys(x.pair or (i,) for i, x in enumerate(examples)))}
-    unit_of = np.array([numbers[x.pair or (i,)] for i, x in enumerate(examples)])
-    units, draw = len(numbers), np.random.default_rng(0)
-    blocks = []
-    for size in np.diff([*range(0, resamples, max(1, _CELLS // len(examples))), resamples]):
-        drawn = draw.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
-        blocks.append(_values(counts[:, unit_of].astype(np.float64), sums))
+    blocks = [_values(weights, sums) for weights in _draws(examples, resamples)]
     out: dict[str, Figure] = {}
     for name, value in values.items():
         low, high = np.nanpercentile(np.concatenate([b[name] for b in blocks]), (2.5, 97.5)).tolist()
@@ -324,6 +328,34 @@ def figures(
             low, high = (value - unseen, value) if value else (0.0, unseen)
         out[name] = value, low, high
     return out
+
+
+def differences(
+    examples: Sequence[Labelled], before: Sequence[Answer], after: Sequence[Answer], resamples: int = RESAMPLES
+) -> dict[str, Figure]:
+    """Return after minus before of every measure that the labels allow, with its 95 % interval (paired bootstrap, Efron 1979).
+
+    In each resample both sides answer the same requests, so what is hard for both cancels out.
+    """
+    sides = [_sums(examples, given, 1) for given in (before, after)]
+
+    def moved(weights: Floats) -> dict[str, Floats]:
+        old, new = (_values(weights, side) for side in sides)
+        return {name: new[name] - old[name] for name in MEASURES}
+
+    observed = moved(np.ones((1, len(examples))))
+    blocks = [moved(weights) for weights in _draws(examples, resamples)]
+    out: dict[str, Figure] = {}
+    for name, (value,) in observed.items():
+        if not np.isnan(value):
+            low, high = np.nanpercentile(np.concatenate([b[name] for b in blocks]), (2.5, 97.5))
+            out[name] = float(value), float(low), float(high)
+    return out
+
+
+def is_worse(measure: str, difference: Figure) -> bool:
+    """Whether a difference is for the worse, and by more than chance."""
+    return difference[2] < 0 if MEASURES[measure] == "up" else difference[1] > 0
 
 
 @dataclass(frozen=True, slots=True)

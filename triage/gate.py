@@ -14,18 +14,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from triage import evaluation
 from triage.engine import Triager
 from triage.errors import InputError
-from triage.evaluation import FEW, MEASURES, RESAMPLES, Answer, Figure, Floats, Grid, Labelled, compared, figures
+from triage.evaluation import (
+    FEW,
+    MEASURES,
+    Answer,
+    Figure,
+    Grid,
+    Labelled,
+    answers,
+    compared,
+    differences,
+    figures,
+    is_worse,
+)
 from triage.profile import Profile
 from triage.records import Decision, severity
 
 GOLDEN = Path(__file__).parent / "golden.jsonl"  # for the shipped profile
 HEADS = ("urgency", "category", "department")
-_BLOCK = 100  # resamples at a time
 _LISTS = {**{h: h for h in HEADS}, "flags": "flag", "not_flags": "flag", "co_departments": "department"}
 
 Suite = Callable[[Triager], Mapping[str, tuple[int, int]]]  # capability -> (cases passed, cases)
@@ -93,41 +101,6 @@ def load_golden(path: Path, profile: Profile) -> list[Golden]:
     return out
 
 
-def differences(
-    examples: Sequence[Labelled], before: Sequence[Answer], after: Sequence[Answer], resamples: int = RESAMPLES
-) -> dict[str, Figure]:
-    """Return after minus before of every measure that the labels allow, with its 95 % interval (paired bootstrap, Efron 1979).
-
-    In each resample both sides answer the same requests, so what is hard for both cancels out; the texts of a contrast pair are
-    drawn together. Always the same draws.
-    """
-    sides = [evaluation._sums(examples, a, 1) for a in (before, after)]
-    numbers = {unit: i for i, unit in enumerate(dict.fromkeys(x.pair or (i,) for i, x in enumerate(examples)))}
-    unit_of = np.array([numbers[x.pair or (i,)] for i, x in enumerate(examples)])
-    draw, units = np.random.default_rng(0), len(numbers)
-
-    def moved(weights: Floats) -> Mapping[str, Floats]:
-        old, new = (evaluation._values(weights, side) for side in sides)
-        return {name: new[name] - old[name] for name in MEASURES}
-
-    observed = moved(np.ones((1, len(examples))))
-    blocks = []
-    for size in np.diff([*range(0, resamples, _BLOCK), resamples]):
-        drawn = (np.bincount(draw.integers(units, size=units), minlength=units)[unit_of] for _ in range(size))
-        blocks.append(moved(np.stack([*drawn]).astype(np.float64)))
-    out = {}
-    for name, (value,) in observed.items():
-        if not np.isnan(value):
-            low, high = np.nanpercentile(np.concatenate([b[name] for b in blocks]), (2.5, 97.5))
-            out[name] = float(value), float(low), float(high)
-    return out
-
-
-def is_worse(measure: str, difference: Figure) -> bool:
-    """Whether a difference is for the worse, and by more than chance."""
-    return difference[2] < 0 if MEASURES[measure] == "up" else difference[1] > 0
-
-
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a candidate may not come into force; `rows` name the requests that say so: id, true label, what it is called."""
@@ -189,7 +162,7 @@ def compare(
     critical = sum(x.urgency == "critical" for x in examples)
     if not critical:
         raise InputError("no request is labelled critical, so critical recall cannot be compared; add some that are")
-    old, new = (evaluation.answers(triager, [x.text for x in examples]) for triager in (before, after))
+    old, new = (answers(triager, [x.text for x in examples]) for triager in (before, after))
     difference = differences(examples, old, new)
     refusals = [
         Refusal(f"{measure} is worse by more than chance: {_change(measure, difference[measure])}",
