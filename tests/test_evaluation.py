@@ -15,8 +15,9 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 
 from tests.conftest import ROOT
 from training.corpus import Example
-from training.evaluate import Evaluation, Linear, evaluate, parts, plot, worst_errors
+from training.evaluate import Evaluation, Linear, evaluate, parts, worst_errors
 from training.export import card
+from training.plots import reliability
 from triage.cascade import Cascade
 from triage.cli import main
 from triage.engine import Triager
@@ -349,5 +350,5 @@ def test_only_the_first_file_of_a_card_may_show_texts(evaluation: Evaluation) ->
 
 
 def test_a_reliability_diagram_is_drawn(evaluation: Evaluation, tmp_path: Path) -> None:
-    plot(evaluation.report.calibration, tmp_path / "r.png")
+    reliability(evaluation.report.calibration).savefig(tmp_path / "r.png")
     assert (tmp_path / "r.png").read_bytes()[:4] == b"\x89PNG"

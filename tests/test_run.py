@@ -19,12 +19,14 @@ import torch
 
 import training.export
 import training.ngrams
+import training.report
 import training.run
 import training.train
 from tests.conftest import ROOT
 from training.corpus import DATA, Example, load
 from training.evaluate import evaluate
 from training.formats import read, to_doccano, to_label_studio
+from training.report import Section
 from training.run import deal, load_config, prepare, run
 from training.train import loss, targets
 from triage.engine import Triager
@@ -317,8 +319,15 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_figures() -> Iterator[None]:
-    """No baselines and few resamples: what they say of two hundred requests takes longer than the training."""
+    """No baselines, few resamples, a short report: what they say of two hundred requests takes longer than the training."""
     with pytest.MonkeyPatch.context() as patch:
+        for part, key in {
+            "against": "measures",
+            "learning": "learning",
+            "drift": "drift",
+            "suspects": "suspects",
+        }.items():
+            patch.setattr(training.report, part, lambda *_, key=key: Section(key))
         patch.setattr(training.export, "Baselines", lambda train, encoder: None)
         patch.setattr(training.export, "evaluate", partial(evaluate, resamples=10))
         yield

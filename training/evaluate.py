@@ -29,7 +29,6 @@ from triage.evaluation import (
     Answer,
     Figure,
     Grid,
-    Reliability,
     Remembered,
     Report,
     answers,
@@ -46,14 +45,6 @@ from triage.text import CleanText, clean
 SHOWN = 80  # characters of an error example
 WIDTH = None if sys.stdout.isatty() else 240  # ten systems side by side in a file
 ONLY_MODEL = {q: Weights(0.0, 1.0, 0.0, 0.0) for q in QUESTIONS}
-CHINESE = {
-    "category": "诉求类别",
-    "urgency": "紧急程度",
-    "department": "责任部门",
-    "co_departments": "协办部门",
-    "flags": "风险标签",
-    "flags given": "判出的风险标签",
-}
 ONLY_RULES = dict.fromkeys(QUESTIONS, Weights(-2.0, 0.0, 4.0, 0.0))
 
 
@@ -289,38 +280,6 @@ def worst_errors(examples: Sequence[Example], given: Sequence[Answer], most: int
     ]
 
 
-def plot(calibration: Mapping[str, Reliability], path: Path) -> None:
-    """Draw the reliability diagram of each head: mean score of a bin against the share that is right."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import font_manager
-    from matplotlib import pyplot as plt
-
-    installed = {f.name for f in font_manager.fontManager.ttflist}
-    chinese = next((f for f in ("Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "SimHei", "PingFang SC")
-                    if f in installed), None)  # fmt: skip
-    with mpl.rc_context({"font.family": [chinese, "DejaVu Sans"]} if chinese else {}):
-        figure, panels = plt.subplots(
-            1, len(calibration), figsize=(3.2 * len(calibration), 3.4), sharey=True, squeeze=False
-        )
-        for panel, (head, r) in zip(panels[0], calibration.items(), strict=True):
-            panel.plot([0, 1], [0, 1], color="0.7", linestyle="--")
-            panel.plot([s for s, *_ in r.points], [right for _, right, _ in r.points], marker="o", markersize=3)
-            title = f"{head} {CHINESE[head]}" if chinese else head
-            panel.set(
-                title=f"{title}\nerror {r.error:.3f}",
-                xlabel="score 得分" if chinese else "score",
-                xlim=(0, 1),
-                ylim=(0, 1),
-            )
-            panel.grid(alpha=0.3)
-        panels[0][0].set_ylabel("share right 正确比例" if chinese else "share right")
-        figure.tight_layout()
-        figure.savefig(path, dpi=120, metadata={"Software": None})
-        plt.close(figure)
-
-
 @click.command()
 @click.option("--model", type=click.Path(path_type=Path), default=SHIPPED, show_default="the shipped model")
 @click.option(
@@ -359,8 +318,10 @@ def main(
             console.print(grid.rich())
         results[path.stem] = got.to_dict()
         if plots:
+            from training import plots as draw
+
             plots.mkdir(parents=True, exist_ok=True)
-            plot(got.report.calibration, plots / f"reliability_{path.stem}.png")
+            draw.reliability(got.report.calibration).savefig(plots / f"reliability_{path.stem}.png", dpi=120)
     if json_path:
         json_path.write_text(json.dumps(results, ensure_ascii=False, indent=1) + "\n", "utf-8")
 

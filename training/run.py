@@ -24,7 +24,7 @@ import random
 import shutil
 import time
 import tomllib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -34,16 +34,15 @@ from typing import Any
 import click
 import torch
 
-from training import base_model, copies, export, formats, ngrams
-from training.corpus import DATA, HEADS, SPLITS, Example, codes, load
+from training import base_model, copies, export, formats, ngrams, report
+from training.corpus import DATA, HEADS, SPLITS, Example, codes
 from training.restore import restore
 from training.train import train
 from triage import __version__
 from triage.errors import InputError, TriageError
-from triage.evaluation import Grid, compared
 from triage.models.base import Labels
 from triage.models.folder import MANIFEST, ModelFolder
-from triage.profile import Profile, load_profile
+from triage.profile import load_profile
 from triage.registry import IN_FORCE, OF_PACKAGE, Registry
 from triage.rules.book import load_rules
 from triage.text import clean
@@ -51,7 +50,6 @@ from triage.text import clean
 HERE = Path(__file__).parent
 PRESETS = {"fast": HERE / "fast.toml", "full": HERE / "student.toml", "continue": HERE / "continue.toml"}
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}  # of data that is not split
-SELDOM = 20  # requests of a label, below which the report names it
 PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "onnxruntime", "scikit-learn", "numpy")
 
 
@@ -274,38 +272,9 @@ def run(
 
     stages("model", [load_rules(profile=city).fingerprint, about], out, make_model)
     folder = ModelFolder.open(out)
-    (work / "report.md").write_text(report(folder, data, city, stages.seconds), "utf-8")
-    click.echo(f"{out}: {folder.fingerprint}; the report is {work / 'report.md'}")
+    report.write(out, data, work, profile=profile, seconds=stages.seconds)
+    click.echo(f"{out}: {folder.fingerprint}; the report is {work / 'report.html'}")
     return folder
-
-
-def report(folder: ModelFolder, data: Path, profile: Profile, seconds: dict[str, float]) -> str:
-    """Return in Markdown what went in, what was left out, how long it took and how good it is; no text is in it."""
-    made, left_out = folder.manifest["run"], json.loads((data / "left_out.json").read_text("utf-8"))
-    train_rows = load(data / "train.jsonl", profile)
-    told = {head: Counter(code for x in train_rows for code in codes(x, head)) for head in HEADS}
-    heads = {"co_departments": "department", "flags": "flag"}
-    seldom = [[head, f"{name} ({code})", str(told[head][code])] for head in HEADS
-              for code, name in profile.labels[heads.get(head, head)].items() if told[head][code] < SELDOM]  # fmt: skip
-    evaluation = folder.read_json("evaluation.json")
-    parts = [
-        f"# {folder.path.name} ({folder.fingerprint})",
-        "\n".join([
-            f"- data: {made['data']['name']}, sha256 {made['data']['sha256']}; profile {profile.name}",
-            f"- encoder: {made['encoder']}; seed {made['seed']}",
-            "- made with: " + ", ".join(f"{name} {number}" for name, number in made["versions"].items()),
-            "- stages: " + ", ".join(f"{name} {s:,.0f} s" for name, s in seconds.items()),
-        ]),
-        Grid("Requests", ("split", "requests"), [[s, f"{n:,}"] for s, n in made["data"]["requests"].items()]).markdown(),
-        Grid("Left out", ("why", "requests", "ids"),
-             [[why, f"{len(ids):,}", ", ".join(ids[:20])] for why, ids in left_out.items()]).markdown(),
-        Grid(f"Labels told fewer than {SELDOM} times in training", ("head", "label", "requests"), seldom,
-             ["The model will hardly ever say these: label more of them first."]).markdown(),
-        *(compared(name, {s: {m: tuple(f) for m, f in fs.items()} for s, fs in of["systems"].items()}).markdown()
-          for name, of in evaluation.items()),
-        f"Groups, calibration, limits: {folder.path / 'README.md'}. The configuration stands in manifest.json under `run`.",
-    ]  # fmt: skip
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 
 @click.command()

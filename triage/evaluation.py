@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from triage.decide import gather
+from triage.decide import THRESHOLDS, gather
 from triage.engine import Triager
 from triage.errors import InputError
 from triage.models.base import Backend
@@ -148,7 +148,8 @@ class Answer:
     """What is compared with the truth: the labels of one decision.
 
     score: the decision's score of its category, urgency, department. chance: flags and co_departments -> label -> its probability,
-    given or not. early: whether the cascade's first stage has answered. Empty for answers that come without.
+    given or not; "at least" -> level of urgency -> the same.
+    early: whether the cascade's first stage has answered. Empty for answers that come without.
     """
 
     category: str
@@ -200,6 +201,7 @@ def answers(triager: Triager, texts: Sequence[str]) -> list[Answer]:
                 q: {label: e.probability(once.policy.weights[q]) for label, e in evidence[q].items()} for q in SEVERAL
             }
             chance["co_departments"].pop(d.department.code, None)  # who leads is not asked
+            chance["at least"] = {q: evidence[q][q].probability(once.policy.weights[q]) for q in THRESHOLDS}
             out.append(Answer.of(d, chance, known is not None))
     return out
 

@@ -23,7 +23,7 @@ MOST = 2_000  # requests a list of the page holds; changes.jsonl holds all
 GROUPS = 50
 _GRAVEST_FIRST = tuple(reversed(URGENCY_LEVELS))
 _COLOURS = {"critical": "#b3261e", "urgent": "#e8710a", "priority": "#f2c94c", "routine": "#6fae75"}
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c1c1e}
 table{border-collapse:collapse;margin:.5rem 0 1.5rem}td,th{padding:.25rem .6rem;border:1px solid #d8d8dc;text-align:left}
 td.n{text-align:right;font-variant-numeric:tabular-nums}.big{font-size:1.6rem;font-weight:600}.same{color:#777}
 figure{margin:1rem 0}li{margin:.2rem 0}.level{padding:0 .35rem;border-radius:.3rem}"""
@@ -66,7 +66,7 @@ def write_report(folder: Path, tally: Tally, rows: int, bad: int, copies: int) -
 
 
 def _page(folder: Path, tally: Tally, report: Mapping[str, Any]) -> Iterator[str]:
-    yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Re-scoring</title><style>{_STYLE}</style><h1>Re-scoring</h1>'
+    yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Re-scoring</title><style>{STYLE}</style><h1>Re-scoring</h1>'
     figures = [("requests", report["answered"]), ("bad rows", report["bad"]), ("copies", report["copies"]),
                ("raised to critical", tally.to_critical), ("raised", tally.moved["raised"]),
                ("lowered", tally.moved["lowered"]), ("only another department", tally.moved["elsewhere"])]  # fmt: skip
