@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from triage.cli import main
 from triage.errors import ProfileError
 from triage.profile import SHIPPED, Profile, load_profile
 from triage.text import clean
@@ -53,3 +55,40 @@ def test_all_faults_of_a_profile_are_named(tmp_path: Path) -> None:
 def test_an_unknown_profile_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ProfileError, match=r"no profile 'atlantis'; shipped are .*zhengzhou"):
         load_profile("atlantis")
+
+
+@pytest.mark.parametrize("like", ["flood", "zhengzhou"])
+def test_a_new_profile_is_begun_loads_as_it_is_and_is_never_overwritten(tmp_path: Path, like: str) -> None:
+    path = tmp_path / "quake.toml"
+    ask = ["profile", "new", "quake", "--like", like, "--out", str(path)]
+    assert CliRunner().invoke(main, ask).exit_code == 0
+    begun = path.read_text("utf-8")
+    assert "# Begun" not in begun
+    assert begun.startswith("# quake, begun from")
+    profile = load_profile(path)
+    assert profile.name == "quake"
+    assert profile.labels == load_profile(like).labels
+    assert len(profile.districts) == 1
+    path.write_text("mine", "utf-8")
+    again = CliRunner().invoke(main, ask)
+    assert again.exit_code == 2
+    assert "exists" in again.output
+    assert path.read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize("name", ["地震", "../quake", "Quake", ""])
+def test_a_profile_has_a_plain_name(tmp_path: Path, name: str) -> None:
+    assert CliRunner().invoke(main, ["profile", "new", name, "--out", str(tmp_path / "x.toml")]).exit_code == 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_profile_is_counted_and_its_faults_are_named(tmp_path: Path) -> None:
+    told = CliRunner().invoke(main, ["profile", "check", "flood"])
+    assert told.exit_code == 0
+    assert "11 category" in told.output
+    assert "cardiac" in told.output
+    (tmp_path / "half.toml").write_text("[category]\na = '甲'\n", "utf-8")
+    told = CliRunner().invoke(main, ["profile", "check", str(tmp_path / "half.toml")])
+    assert told.exit_code == 3
+    assert "[urgency] is missing" in told.output
+    assert "[flag] is missing" in told.output

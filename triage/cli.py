@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 import threading
@@ -529,6 +530,47 @@ def suggest(
         table.add_row(s.word, str(s.right), str(s.told), f"{s.chi2:.1f}")
     Console().print(table)
     sys.exit(code)
+
+
+@main.group(name="profile")
+def profile_() -> None:
+    """Labels, routing and places of a city or an emergency: begin a profile of your own, or check one."""
+
+
+@profile_.command()
+@click.argument("name")
+@click.option("--like", default="flood", show_default=True, help="the shipped profile to begin from")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="the file to write; default NAME.toml")
+def new(name: str, like: str, out: Path | None) -> None:
+    """Write a commented profile NAME.toml to be changed; a file that exists is left alone."""
+    from triage.profile import new_profile
+
+    if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
+        raise click.BadParameter("lower-case letters, digits, - and _ only, a letter first")
+    path, text = out or Path(f"{name}.toml"), new_profile(name, like)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"{path}: exists; choose another name, or --out FILE") from None
+    click.echo(f"{path}: change it, then `triage profile check {path}`")
+
+
+@profile_.command(name="check")
+@click.argument("profile")
+def check_profile(profile: str) -> None:
+    """Load PROFILE, a shipped name or a TOML file, name all its faults at once, or count what it holds."""
+    from triage.profile import load_profile
+    from triage.rules.book import load_rules
+
+    city = load_profile(profile)
+    counts = ", ".join(f"{len(names)} {head}" for head, names in city.labels.items())
+    click.echo(f"{city.name} ({city.title}): {counts}; {len(city.districts)} districts; fingerprint {city.fingerprint}")
+    if lacking := [category for category in city.labels["category"] if category not in city.routing]:
+        click.echo(f"[routing] lacks {', '.join(lacking)}: rules alone cannot send these to anybody")
+    flags = {rule.flag for rule in load_rules(profile=city).rules if rule.flag}
+    known = [code for code in city.labels["flag"] if code in flags]
+    click.echo(f"shipped rules speak for {len(known)} of {len(city.labels['flag'])} flags: {', '.join(known)}")
 
 
 @main.group()

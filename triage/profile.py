@@ -107,3 +107,13 @@ def load_profile(name: str | Path = "zhengzhou") -> Profile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not valid TOML: {error}") from None
     return Profile(document, str(path), hashlib.sha256(raw).hexdigest()[:16])
+
+
+def new_profile(name: str, like: str = "flood") -> str:
+    """Return the text of a profile to begin a new one with: a shipped one with its comments, its name changed, and of its districts
+    the first, to show how one is told. Raises ProfileError when there is no shipped profile `like`."""
+    load_profile(like)
+    text = (SHIPPED / f"{like}.toml").read_text("utf-8")
+    text = "[[district]]".join(text.split("[[district]]")[:2]).rstrip() + "\n"
+    text = re.sub(r'(?m)^name = ".*"$', f'name = "{name}"', text, count=1)
+    return f"# {name}, begun from the profile {like}: change every name, code and place below to your own.\n#\n{text}"
