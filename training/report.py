@@ -200,7 +200,7 @@ def systems(folder: ModelFolder) -> Section:
     kept = folder.read_json("evaluation.json")
     grids = [compared(name, {s: {m: tuple(f) for m, f in fs.items()} for s, fs in of["systems"].items()})
              for name, of in kept.items()]  # fmt: skip
-    return Section("systems", grids)  # fmt: skip
+    return Section("systems", grids)
 
 
 def confusions(examples: Sequence[Example], given: Sequence[Answer], profile: Profile) -> Section:
@@ -226,7 +226,7 @@ def confusions(examples: Sequence[Example], given: Sequence[Answer], profile: Pr
 
 def calibration(report: Report) -> Section:
     """Return whether scores mean what they say."""
-    return Section("calibration", [report.grids("test")[2]], [plots.reliability(report.calibration)])  # fmt: skip
+    return Section("calibration", [report.grids("test")[2]], [plots.reliability(report.calibration)])
 
 
 def review(examples: Sequence[Example], given: Sequence[Answer]) -> Section:
@@ -269,15 +269,17 @@ def learning(train: Sequence[Example], judged: Sequence[Example]) -> Section:
             lines.setdefault(f"{plots.HEADS[head]} {head}", []).append((len(some), float(right)))
     if lines:
         section.plots.append(plots.curves(lines, "训练求助数 training requests", "正确率 accuracy"))
-        section.grids.append(Grid("Accuracy of a linear model", ("head", *(f"{part:.1%} of the requests" for part in PARTS)),
-                                  [[head, *(f"{y:.3f}" for _, y in line)] for head, line in lines.items()]))  # fmt: skip
+        header = ("head", *(f"{part:.1%} of the requests" for part in PARTS))
+        gap = {head: ["–"] * (len(PARTS) - len(line)) for head, line in lines.items()}  # too few for a label of two
+        rows = [[head, *gap[head], *(f"{y:.3f}" for _, y in line)] for head, line in lines.items()]
+        section.grids.append(Grid("Accuracy of a linear model", header, rows))
     return section
 
 
 def errors(judged: Sequence[Example], triager: Triager) -> Section:
     """Return the errors on validation that cost most."""
     rows = [list(e.values()) for e in worst_errors(judged, answers(triager, [x.text for x in judged]), ERRORS)]
-    return Section("errors", [Grid("Validation", ("id", "request", "true", "called"), rows)])  # fmt: skip
+    return Section("errors", [Grid("Validation", ("id", "request", "true", "called"), rows)])
 
 
 def drift(train: Sequence[Example], old: Sequence[Example], profile: Profile) -> Section:
