@@ -1,6 +1,6 @@
-"""Every notebook runs from top to bottom and says what it said when it was written; to write them anew after a change:
+"""Every notebook runs from top to bottom and says what it said when it was written.
 
-jupyter nbconvert --execute --inplace notebooks/*.ipynb
+To write them anew after a change (`pip install nbconvert`): jupyter nbconvert --execute --inplace notebooks/*.ipynb
 """
 
 from __future__ import annotations
