@@ -36,14 +36,14 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
 
 
-def _listed(folder: Path, wanted: str, most: int | None = None) -> list[dict[str, Any]]:
-    """Return the changes of one list, in input order: raised_to_critical, raised, lowered or elsewhere."""
+def _listed(folder: Path, wanted: str) -> Iterator[dict[str, Any]]:
+    """Yield the changes of one list, in input order: raised_to_critical, raised, lowered or elsewhere."""
 
     def name(change: Mapping[str, Any]) -> str:
         to_critical = change["kind"] == "raised" and change["after"]["urgency"] == "critical"
         return "raised_to_critical" if to_critical else str(change["kind"])
 
-    return list(islice((c for c in _lines(folder / "changes.jsonl") if name(c) == wanted), most))
+    return (c for c in _lines(folder / "changes.jsonl") if name(c) == wanted)
 
 
 def write_report(folder: Path, tally: Tally, rows: int, bad: int, copies: int) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _page(folder: Path, tally: Tally, report: Mapping[str, Any]) -> Iterator[str
     ):  # fmt: skip
         total = tally.to_critical if wanted == "raised_to_critical" else tally.moved[wanted]
         total -= tally.to_critical if wanted == "raised" else 0
-        yield from _list(title, _listed(folder, wanted, MOST), total)
+        yield from _list(title, list(islice(_listed(folder, wanted), MOST)), total)
     if report["duplicates"]:
         yield f"<h2>Sent again: the {len(report['duplicates'])} largest groups</h2><ul>"
         for group in report["duplicates"]:
