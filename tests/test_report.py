@@ -12,7 +12,7 @@ import pytest
 from training import plots, report
 from training.corpus import DATA, Example, load
 from triage.engine import Triager
-from triage.evaluation import Answer, Reliability, answers
+from triage.evaluation import Answer, Reliability, answers, figures
 from triage.models.folder import SHIPPED
 from triage.report_html import STYLE
 
@@ -80,11 +80,16 @@ def test_a_model_is_measured_against_the_one_in_force(
     (other / "manifest.json").write_text(
         json.dumps(json.loads((SHIPPED / "manifest.json").read_text("utf-8")), indent=2), "utf-8"
     )
-    triager = Triager.load(other)
-    got = report.against(triager, SHIPPED, load(folder / "test.jsonl"),
-                         answers(triager, [x.text for x in load(folder / "test.jsonl")]), "zhengzhou")  # fmt: skip
-    assert {row[3].split()[0] for row in got.grids[0].rows} == {"+0.000"}
-    assert {row[4] for row in got.grids[0].rows} == {""}
+    triager, test = Triager.load(other), load(folder / "test.jsonl")
+    same = answers(triager, [x.text for x in test])
+
+    def rows(given: list[Answer]) -> dict[str, list[str]]:
+        got = report.against(triager, SHIPPED, test, given, "zhengzhou", figures(test, given))
+        return {row[0].split(" ↑")[0]: list(row) for row in got.grids[0].rows}
+
+    assert {(row[3].split()[0], row[4]) for row in rows(same).values()} == {("+0.000", "")}
+    careless = [replace(a, urgency="routine") for a in same]
+    assert rows(careless)["critical recall"][4] == "▼"
 
 
 def said(urgency: str, likely: float, review: bool = False) -> Answer:

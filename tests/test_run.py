@@ -372,8 +372,9 @@ def test_called_again_nothing_is_made_again(
         monkeypatch.setattr(training.run, name, None)
     monkeypatch.setattr(training.export, "package", None)
     monkeypatch.setattr(training.ngrams, "fit", None)
+    monkeypatch.setattr(training.report, "write", None)
     go(month, model)
-    assert capsys.readouterr().out.count("done before") == 6
+    assert capsys.readouterr().out.count("done before") == 7
 
 
 class Killed(BaseException):
@@ -441,6 +442,7 @@ def test_a_model_in_force_is_gone_on_from(model: Path, month: Path, tmp_path: Pa
     after = run(month, tmp_path / "model", tmp_path / "continue.toml", encoder=str(model))
     assert before.fingerprint in after.manifest["run"]["encoder"]
     assert after.manifest["layers"] == before.manifest["layers"] == 1
+    assert after.manifest["tokens halved after layer"] == 0  # as the model was trained, whatever the preset says
     told = [folder.read_json("evaluation.json")["test.jsonl"]["systems"]["model alone"] for folder in (before, after)]
     assert told[1]["urgency accuracy"][0] >= told[0]["urgency accuracy"][0] - 0.1  # nothing was forgotten
 

@@ -164,13 +164,17 @@ def went_in(
 
 
 def against(
-    new: Triager, before: Path, examples: Sequence[Example], given: Sequence[Answer], profile: str | Path
+    new: Triager,
+    before: Path,
+    examples: Sequence[Example],
+    given: Sequence[Answer],
+    profile: str | Path,
+    own: Mapping[str, Figure],
 ) -> Section:
-    """Return the measures of the model beside those of the one in force, and whether they differ by more than chance."""
-    own = figures(examples, given)
+    """Return the measures of the model (`own`) beside those of the one in force, and whether they differ by more than chance."""
     try:
         old = Triager.load(before, profile=profile)
-        if old.backend.labels.to_dict() | {"temperature": {}} != new.backend.labels.to_dict() | {"temperature": {}}:
+        if not old.backend.labels.alike(new.backend.labels):
             raise TriageError("its labels are others")
     except TriageError as error:
         more = f"现行模型无法比较。The model in force cannot be compared: {error}."
@@ -408,7 +412,7 @@ def write(
     report = Report.of(test, given)
     sections = [
         went_in(folder, data, train, city, seconds or {}),
-        against(triager, before or Registry().in_force(), test, given, profile),
+        against(triager, before or Registry().in_force(), test, given, profile, report.measures),
         systems(folder),
         confusions(test, given, city),
         calibration(report),

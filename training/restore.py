@@ -42,8 +42,10 @@ def weights(graph: Any) -> dict[str, Array]:
         return np.asarray((integers.astype(np.float32) - zero.astype(np.float32)) * scale, np.float32)
 
     plain = {name: value for name, value in tensors.items() if not name.endswith(QUANTISED)}
-    plain |= {f"{name.removesuffix('_quantized')}": whole(name.removesuffix("_quantized"))
-              for name in tensors if name.startswith("net.encoder.embeddings") and name.endswith("_quantized")}  # fmt: skip
+    tables = {
+        name.removesuffix("_quantized") for name in tensors if "embeddings" in name and name.endswith("_quantized")
+    }
+    plain |= {name: whole(name) for name in tables}
     out = {name.removeprefix("net."): value for name, value in plain.items() if name.startswith("net.")}
     for node in graph.node:
         if node.op_type == "MatMulInteger":
@@ -64,16 +66,14 @@ def restore(model: Path, out: Path) -> int:
     pad = next((token for token in ("<pad>", "[PAD]") if tokenizer.token_to_id(token) is not None), None)
     labels = Labels.from_dict(folder.read_json("labels.json") | {"temperature": {}})
     try:
-        table, types = (
-            state["encoder.embeddings.word_embeddings.weight"],
-            state["encoder.embeddings.token_type_embeddings.weight"],
-        )
+        words, positions, types = (len(state[f"encoder.embeddings.{kind}_embeddings.weight"])
+                                   for kind in ("word", "position", "token_type"))  # fmt: skip
         config = BertConfig(
-            vocab_size=len(table), hidden_size=table.shape[1], type_vocab_size=len(types),
+            vocab_size=words, hidden_size=len(state["norm.weight"]), type_vocab_size=types,
             num_hidden_layers=1 + max(int(name.split(".")[3]) for name in state if ".layer." in name),
             num_attention_heads=folder.manifest.get("attention heads", 12),
             intermediate_size=len(state["encoder.encoder.layer.0.intermediate.dense.bias"]),
-            max_position_embeddings=len(state["encoder.embeddings.position_embeddings.weight"]),
+            max_position_embeddings=positions,
             pad_token_id=tokenizer.token_to_id(pad) if pad else 0, pool_after=folder.manifest["tokens halved after layer"],
         )  # fmt: skip
         net = TriageNet(BertModel(config, add_pooling_layer=False), labels)
@@ -87,7 +87,7 @@ def restore(model: Path, out: Path) -> int:
     if apart > NEAR:
         raise ModelError(f"{model}: what came out answers otherwise (by {apart:.1f}); start from an encoder")
     save_checkpoint(net, PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=pad), out)
-    return len(table)
+    return words
 
 
 @click.command()

@@ -11,6 +11,7 @@ teacher   all layers, on the labels, where the configuration names one          
 student   the layers that ship, taught by the teacher or by the labels             train (goes on behind the last epoch)
 ngrams    the first stage of the cascade, where the configuration has one          ngrams
 model     int8 ONNX, temperatures, decision weights, thresholds, evaluation, card  export, calibrate, evaluate
+report    what came of it, beside the model in force                               report
 
 A configuration is that of the model that ships (`training.train`); `teacher = "FILE"` names another for its teacher.
 """
@@ -203,7 +204,15 @@ def run(
     work, city = work or out.with_name(f"{out.name}.work"), load_profile(profile)
     config = load_config(configuration, seed)
     teaches = config.get("teacher")
-    names = ["data", "encoder", *["teacher"] * bool(teaches), "student", *["ngrams"] * ("ngrams" in config), "model"]
+    names = [
+        "data",
+        "encoder",
+        *["teacher"] * bool(teaches),
+        "student",
+        *["ngrams"] * ("ngrams" in config),
+        "model",
+        "report",
+    ]
     stages, seed = Stages(work, names), int(config["optimiser"]["seed"])
     examples = formats.read(source, city)
     for path in more:
@@ -222,7 +231,7 @@ def run(
         before = ModelFolder.open(known)
         stages("encoder", before.fingerprint, start, lambda: restore(known, start))
         origin = f"{before.manifest['encoder']}, through the model {before.fingerprint}"
-        if Labels.from_dict(before.read_json("labels.json") | {"temperature": {}}) == Labels.of(city):
+        if Labels.from_dict(before.read_json("labels.json")).alike(Labels.of(city)):
             masters = [start]
     elif known.is_dir():
         start, origin = known, known.name
@@ -233,7 +242,11 @@ def run(
 
     def fitted(part: dict[str, Any], source: Path) -> dict[str, Any]:
         files = {"train": str(data / "train.jsonl"), "validation": str(data / "validation.jsonl")}
-        return part | {"encoder": part["encoder"] | {"source": str(source)}, "data": part["data"] | files}
+        encoder = part["encoder"] | {"source": str(source)}
+        if source == start and not encoder["layers"] and (source / "checkpoint.safetensors").is_file():
+            # All layers of a model go on as they were trained, whatever the configuration says of pooling.
+            encoder["pool_after"] = json.loads((source / "config.json").read_text("utf-8"))["pool_after"]
+        return part | {"encoder": encoder, "data": part["data"] | files}
 
     teacher, student = work / "teacher", work / "student"
     if teaches:
@@ -242,8 +255,6 @@ def run(
     if unlabelled and not masters:
         raise InputError(f"{unlabelled}: unlabelled texts need a teacher to label them, and here is none")
     settings = fitted({k: v for k, v in config.items() if k not in ("start", "teacher")}, teacher if teaches else start)
-    if (start / "checkpoint.safetensors").is_file() and not teaches:  # as the model was trained
-        settings["encoder"]["pool_after"] = json.loads((start / "config.json").read_text("utf-8"))["pool_after"]
     texts = _content(unlabelled) if unlabelled else ""
 
     def make_student() -> None:
@@ -272,7 +283,9 @@ def run(
 
     stages("model", [load_rules(profile=city).fingerprint, about], out, make_model)
     folder = ModelFolder.open(out)
-    report.write(out, data, work, profile=profile, seconds=stages.seconds)
+    in_force = Registry().in_force()
+    stages("report", ModelFolder.open(in_force).fingerprint, work,
+           lambda: report.write(out, data, work, profile=profile, seconds=stages.seconds, before=in_force))  # fmt: skip
     click.echo(f"{out}: {folder.fingerprint}; the report is {work / 'report.html'}")
     return folder
 

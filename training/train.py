@@ -136,7 +136,8 @@ def gather_material(
     if teachers:
         hard = config["distillation"]["hard"]
         extra = [t for t in load_texts(unlabelled) if t not in set(texts)] if unlabelled else []
-        with halves(torch.device("cpu"), config["optimiser"]["bfloat16"]):
+        half = config["optimiser"]["bfloat16"] and has_bfloat16(torch.device("cpu"))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             told = [TorchBackend(t, config["data"]["max_tokens"]).outputs(texts + extra) for t in teachers]
         taught = np.mean([soft_targets(logits, labels) for logits, _ in told], axis=0)
         mixed = hard * target + (1 - hard) * taught[: len(texts)]
@@ -170,11 +171,12 @@ def model_answers(net: TriageNet, tokenizer: Any, examples: Sequence[Example], m
     return out
 
 
-def halves(device: torch.device, wanted: bool) -> torch.autocast:
-    """Return the context that computes in bfloat16 where that is wanted and the processor has it; emulated it is slower than not."""
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {"avx512_bf16": torch.cuda.is_bf16_supported()}
-    fast = able.get("avx512_bf16", False) or able.get("amx_bf16", False)
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and bool(fast))
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the processor computes in bfloat16 itself; emulated it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def silence(net: TriageNet, target: Array) -> None:
@@ -239,7 +241,7 @@ def train(
         Path(source) / "checkpoint.safetensors"
     ).is_file():  # a student starts from its teacher's layers and heads; else go on
         net, tokenizer = load_checkpoint(Path(source))
-        new_heads = net.labels.to_dict() | {"temperature": {}} != labels.to_dict()
+        new_heads = not net.labels.alike(labels)
         if new_heads:  # of another profile: what it has learnt of requests, and other labels
             net = TriageNet(net.encoder, labels)
         if layers:
@@ -267,6 +269,7 @@ def train(
     steps = epochs * an_epoch
     taken = done.get("steps", 0)
     schedule = get_linear_schedule_with_warmup(optimizer, int(optimiser["warmup"] * steps), steps, taken - 1)
+    half = optimiser["bfloat16"] and has_bfloat16(device)
     bar = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*bar) as progress:
         whole = progress.add_task("all epochs", total=steps, completed=taken)
@@ -281,7 +284,7 @@ def train(
                 x = tokenizer.pad({"input_ids": [ids[i] for i in chosen]}, return_tensors="pt")
                 weight = torch.tensor([material.weight[i] for i in chosen], device=device)
                 target = torch.from_numpy(material.target[chosen]).to(device)
-                with halves(device, optimiser["bfloat16"]):
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):
                     vector = net.embed(x["input_ids"].to(device), x["attention_mask"].to(device))
                     logits = net.heads(net.dropout(vector)).float()
                 step_loss = loss(logits, target, weight, labels, config["loss"])

@@ -1,4 +1,4 @@
-"""The command line: `triage predict`, `triage rescore`, `triage evaluate`, and the groups `triage rules` and `triage models`."""
+"""The command line: `triage predict`, `rescore`, `evaluate`, and the groups `triage rules`, `profile` and `models`."""
 
 from __future__ import annotations
 

@@ -405,6 +405,7 @@ class PartsSink:
         with parquet.ParquetWriter(path, parquet.read_schema(files[0]) if files else pa.schema([])) as writer:
             for table in _gathered(files):
                 writer.write_table(table)
+                pa.default_memory_pool().release_unused()  # left alone it keeps ever more of what was read
         with path.open("rb+") as file:
             os.fsync(file.fileno())
 
@@ -418,7 +419,7 @@ def _gathered(files: Sequence[Path]) -> Iterator[Any]:
     pa, parquet = require("pyarrow", "rescore"), require("pyarrow.parquet", "rescore")
     held: list[Any] = []
     for file in files:
-        held.append(parquet.read_table(file))
+        held.append(parquet.ParquetFile(file).read(use_threads=False))
         while sum(map(len, held)) >= GROUP:
             table = pa.concat_tables(held)
             yield table[:GROUP]

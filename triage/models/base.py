@@ -49,6 +49,10 @@ class Labels:
         codes = profile.labels
         return cls(tuple(codes["category"]), tuple(codes["department"]), tuple(codes["flag"]))
 
+    def alike(self, other: Labels) -> bool:
+        """Whether both mean the same by a row of logits, however they are calibrated."""
+        return (self.category, self.department, self.flags) == (other.category, other.department, other.flags)
+
     @property
     def sizes(self) -> dict[str, int]:
         """Number of logits of each head, in order."""
