@@ -26,7 +26,7 @@ from training.corpus import DATA
 from triage.decide import decide
 from triage.engine import Triager
 from triage.models.folder import SHIPPED
-from triage.models.onnx import OnnxBackend
+from triage.models.mixture import Mixture
 from triage.text import clean
 
 
@@ -113,7 +113,7 @@ def peak(seconds: float = 0.5) -> float:
 
 def multiply_adds(triager: Triager, lengths: Sequence[int]) -> float:
     """Return the mean multiply-adds of one request in the network's matrix products, attention included, for token counts."""
-    about = triager.backend.about  # type: ignore[attr-defined]
+    about = triager.backend.bert.about  # type: ignore[attr-defined]
     layers, width, halved = (
         about["layers"],
         about["width"],
@@ -132,15 +132,15 @@ def parts(triager: Triager, texts: Sequence[str]) -> Table:
     cleaned = [clean(t) for t in texts]
     plain = [t.text for t in cleaned]
     backend = triager.backend
-    assert isinstance(backend, OnnxBackend)
-    windows = [w for t in plain for w in backend.windows(t)]
+    assert isinstance(backend, Mixture)
+    windows = [w for t in plain for w in backend.bert.windows(t)]
     scores, findings = backend.score(plain), [triager.rules.apply(t) for t in cleaned]
     measured: dict[str, Callable[[], object]] = {
         "cleaning": lambda: [clean(t) for t in texts],
         "rules": lambda: [triager.rules.apply(t) for t in cleaned],
         "first stage": lambda: triager.cascade and triager.cascade.answers(plain, findings),
-        "tokens": lambda: [backend.windows(t) for t in plain],
-        "network": lambda: [backend.run(w) for w in windows],
+        "tokens": lambda: [backend.bert.windows(t) for t in plain],
+        "network": lambda: [backend.bert.run(w) for w in windows],
         "places": lambda: [triager.profile.find_districts(t) for t in cleaned],
         "weighing and reasons": lambda: [
             decide(t, f, s, (), triager.profile, triager.policy, {})

@@ -296,7 +296,7 @@ def configuration(tmp_path_factory: pytest.TempPathFactory) -> Path:
         config["optimiser"] |= quick
         if name == "student":
             config["encoder"] |= {"layers": 1, "pool_after": 0}
-            config["ngrams"] |= {"epochs": 2, "width": 16}
+            config["ngrams"] |= {"runs": 2_000}
         first = 'teacher = "train.toml"\n' if name == "student" else ""
         (folder / f"{name}.toml").write_text(first + toml(config), "utf-8")
     return folder / "student.toml"

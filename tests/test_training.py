@@ -136,7 +136,7 @@ def test_the_exported_model_decides_as_the_network_does(
     small_config: dict[str, Any], teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     student = tmp_path / "student"
-    ngrams = tomllib.loads((ROOT / "training/student.toml").read_text("utf-8"))["ngrams"] | {"epochs": 3, "width": 16}
+    ngrams = tomllib.loads((ROOT / "training/student.toml").read_text("utf-8"))["ngrams"] | {"runs": 2_000}
     config = small_config | {"encoder": {"source": str(teacher), "layers": 2, "pool_after": 1}, "ngrams": ngrams}
     train(config, student, [teacher])
     training.ngrams.fit(config, student)

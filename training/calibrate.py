@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 from training.corpus import Example
@@ -29,27 +30,45 @@ from triage.text import clean
 KEEP = {"urgent": (0.98, 0.35), "critical": (0.97, 0.2)}
 HIGHEST_VETO = 0.001  # of a red flag by the model: see Policy.floor_veto
 RISK = 0.01  # share of critical requests that may be called lower than urgent without being shown to a person
+# Weight of the n-grams' logits beside the BERT's, at most. They see words and no context, and a word is not a fact: flags are the
+# BERT's and the rules' alone, and nowhere do they have the last word, though validation, so like the training data, would allow it.
+HEAVIEST = {"category": 0.8, "urgency": 0.8, "department": 0.8, "co_departments": 0.8, "flags": 0.0}
 PRICE = 0.01  # wrong labels (category, urgency, department) that the cascade may add for each request it answers early
+
+
+def _cost(z: npt.NDArray[np.float64], y: Array, head: str) -> float:
+    """Return minus the log-likelihood of answers y (n, width) under logits z (n, width) of a head."""
+    if head in ("category", "department"):
+        return float(-(y * (z - np.logaddexp.reduce(z, axis=1, keepdims=True))).sum())
+    return float((np.logaddexp(0, z) - y * z).sum())
 
 
 def temperatures(logits: Array, examples: Sequence[Example], labels: Labels) -> Labels:
     """Fit one temperature a head by log-likelihood (Guo et al. 2017). `logits` is (n, labels.total). A head without labels has none."""
+    return blend(logits, np.zeros_like(logits), examples, labels)[1]
+
+
+def blend(bert: Array, ngrams: Array, examples: Sequence[Example], labels: Labels) -> tuple[dict[str, float], Labels]:
+    """Fit for each head how much the n-grams' logits count beside the BERT's, and the temperature of the sum.
+
+    Both are (n, labels.total). Returns the weights for `triage.models.mixture` and the labels with temperatures.
+    """
     truth = targets(examples, labels)
-    fitted = {}
+    weight, temperature = {}, {}
     for head, part in labels.slices.items():
         known = ~np.isnan(truth[:, part]).any(1)
         if not known.any():
             continue
-        x, y = logits[known, part].astype(np.float64), truth[known, part]
+        one, other, y = (a[known, part].astype(np.float64) for a in (bert, ngrams, truth))
 
-        def negative_likelihood(t: float, x: npt.NDArray[np.float64] = x, y: Array = y, head: str = head) -> float:
-            z = x / t
-            if head in ("category", "department"):
-                return float(-(y * (z - np.logaddexp.reduce(z, axis=1, keepdims=True))).sum())
-            return float((np.logaddexp(0, z) - y * z).sum())
+        def cost(at: Sequence[float], one: Any = one, other: Any = other, y: Any = y, head: str = head) -> float:
+            return _cost((one + at[1] * other) / at[0], y, head) / len(y)
 
-        fitted[head] = round(float(minimize_scalar(negative_likelihood, bounds=(0.2, 8.0), method="bounded").x), 3)
-    return replace(labels, temperature=fitted)
+        heaviest = HEAVIEST[head] if other.any() else 0.0
+        bounds = [(0.2, 8.0), (0.0, heaviest)]
+        at = minimize(cost, [1.0, heaviest / 2], method="L-BFGS-B", bounds=bounds).x
+        temperature[head], weight[head] = round(float(at[0]), 3), round(float(at[1]), 3)
+    return weight, replace(labels, temperature=temperature)
 
 
 def _true(example: Example, question: str, label: str) -> bool:

@@ -21,18 +21,19 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Console
 
-from training.calibrate import RISK, fit_cascade, fit_policy, temperatures
+from training.calibrate import RISK, blend, fit_cascade, fit_policy, temperatures
 from training.corpus import DATA, HEADS, Example, codes, load
 from training.evaluate import WIDTH, Baselines, Evaluation, evaluate, taught
 from triage.engine import Triager
 from triage.evaluation import MEASURES, Grid, cell
 from triage.models import ngrams
-from triage.models.base import Labels
+from triage.models.base import Array
 from triage.models.bert import TriageNet, load_checkpoint
 from triage.models.folder import MANIFEST, ModelFolder
+from triage.models.mixture import open_models
 from triage.models.ngrams import NgramBackend
 from triage.models.onnx import OnnxBackend
-from triage.profile import load_profile
+from triage.profile import Profile, load_profile
 from triage.rules.book import load_rules
 from triage.text import clean
 
@@ -157,15 +158,35 @@ def price(evaluation: Evaluation) -> Grid:
     )
 
 
-def first_stage(work: Path, judged: Sequence[Example], profile: str | Path) -> dict[str, object]:
-    """Return what `cascade.json` holds: temperatures of the first stage, and how certain it must be to answer alone."""
-    write_json(work / "cascade.json", {"temperature": {}, "certain": 1.01})
-    first = NgramBackend.open(ModelFolder.seal(work))
-    assert first is not None
-    raw = np.stack([first.logits(clean(x.text).text) for x in judged])
-    first.labels = temperatures(raw, judged, first.labels)
-    certain = fit_cascade(Triager.load(work, profile=profile, cascade=False), first, judged)
-    return {"temperature": dict(first.labels.temperature), "certain": certain}
+def logits(backend: OnnxBackend | NgramBackend, examples: Sequence[Example]) -> Array:
+    """Return the raw logits (n, labels.total) of each request, of a long one those of its first window."""
+    return np.stack([np.atleast_2d(backend.logits(clean(x.text).text))[0] for x in examples])
+
+
+def calibrate(work: Path, judged: Sequence[Example], city: Profile) -> None:
+    """Write labels.json, decision.json and, where there are n-grams, cascade.json into a folder that holds the weights."""
+    bert = OnnxBackend(ModelFolder.seal(work))
+    raw, labels = logits(bert, judged), bert.labels
+    cascade: dict[str, object] = {"temperature": {}, "weight": {}, "certain": 1.01}
+    if (work / ngrams.FILE).is_file():
+        write_json(work / "cascade.json", cascade)
+        first = NgramBackend.open(ModelFolder.seal(work))
+        assert first is not None
+        second = logits(first, judged)
+        first.labels = temperatures(second, judged, labels)
+        weight, labels = blend(raw, second, judged, labels)
+        cascade |= {"temperature": dict(first.labels.temperature), "weight": weight}
+        write_json(work / "cascade.json", cascade)
+    else:
+        labels = temperatures(raw, judged, labels)
+    write_json(work / "labels.json", labels.to_dict())
+    policy = fit_policy(open_models(ModelFolder.seal(work))[0], load_rules(profile=city), judged)
+    write_json(work / "decision.json", policy.to_dict())
+    backend, stage = open_models(ModelFolder.seal(work))
+    if stage:
+        whole = Triager(backend, load_rules(profile=city), city, policy)
+        write_json(work / "cascade.json", cascade | {"certain": fit_cascade(whole, stage, judged)})
+    ModelFolder.seal(work)
 
 
 def for_baselines(train: Sequence[Example]) -> list[Example]:
@@ -195,20 +216,13 @@ def package(
         work = Path(scratch) / "model"
         work.mkdir()
         write_onnx(net, work / "model.onnx")
-        shutil.copy(checkpoint / "tokenizer.json", work / "tokenizer.json")
+        tokenizer = json.loads((checkpoint / "tokenizer.json").read_text("utf-8"))
+        (work / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")), "utf-8")
         shutil.copy(checkpoint / "training.toml", work / "training.toml")
         write_json(work / "labels.json", net.labels.to_dict())
-
-        backend = OnnxBackend(ModelFolder.seal(work))
-        raw = np.stack([backend.logits(clean(x.text).text)[0] for x in judged])
-        labels: Labels = temperatures(raw, judged, net.labels)
-        write_json(work / "labels.json", labels.to_dict())
-        policy = fit_policy(OnnxBackend(ModelFolder.seal(work)), load_rules(profile=city), judged)
-        write_json(work / "decision.json", policy.to_dict())
         if (checkpoint / ngrams.FILE).is_file():
             shutil.copy(checkpoint / ngrams.FILE, work / ngrams.FILE)
-            write_json(work / "cascade.json", first_stage(work, judged, profile))
-        ModelFolder.seal(work)
+        calibrate(work, judged, city)
 
         triager, simple = Triager.load(work, profile=profile), for_baselines(train)
         baselines = Baselines(simple, encoder) if simple else None

@@ -1,8 +1,9 @@
-"""Fit the first stage of the cascade: character n-grams that imitate the student.
+"""Fit the linear model over characters and pairs: first stage of the cascade, and second opinion beside the BERT.
 
     python -m training.ngrams training/student.toml runs/student [--also-train FILE.jsonl] [--unlabelled FOLDER]
 
-Writes `ngrams.safetensors` into the checkpoint folder, where `training.export` finds it. Takes a few minutes.
+Writes `ngrams.safetensors` into the checkpoint folder, where `training.export` finds it. Takes a minute. Labelled texts count with
+their labels, unlabelled ones with what the checkpoint says of them: each is learnt as "yes" and as "no", weighted by its probability.
 """
 
 from __future__ import annotations
@@ -13,75 +14,74 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
+import numpy.typing as npt
+from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from scipy.sparse import vstack
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.linear_model import LogisticRegression
 
-from training.train import gather_material, loss
+from training.train import Material, gather_material
 from triage.models.base import Labels
 from triage.models.bert import load_checkpoint
-from triage.models.ngrams import BUCKETS, buckets, save
+from triage.models.ngrams import runs, save
 from triage.profile import Profile, load_profile
 
+LEAST = 0.02  # probability from which a text is an example of an answer at all
+NEVER = -6.0  # log-odds of a label that no text has
 
-class NgramNet(nn.Module):
-    """What `triage.models.ngrams.NgramBackend` computes, before its table is rounded to int8."""
 
-    def __init__(self, width: int, total: int) -> None:
-        super().__init__()
-        self.table = nn.EmbeddingBag(BUCKETS, width, mode="sum")
-        nn.init.normal_(self.table.weight, std=0.1)
-        self.hidden, self.out = nn.Linear(width, width), nn.Linear(width, total)
-        self.drop = nn.Dropout(0.3)
+def _keys(text: str) -> list[int]:
+    keys: list[int] = runs(text).tolist()
+    return keys
 
-    def forward(self, rows: Tensor, starts: Tensor) -> Tensor:
-        """Concatenated rows of a batch and where each text's begin, to logits (batch, total)."""
-        lengths = torch.diff(starts, append=torch.tensor([len(rows)]))
-        x = self.table(rows, starts) / lengths.sqrt()[:, None]
-        logits: Tensor = self.out(self.drop(torch.relu(self.hidden(x))))
-        return logits
+
+def weights(material: Material, settings: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+    """Return what `triage.models.ngrams.NgramBackend` computes with.
+
+    settings: `runs` (the most frequent are kept), `at_least` (texts that a run must stand in), `strength` (inverse
+    regularisation of the logistic regressions, one a label).
+    """
+    counter = CountVectorizer(
+        analyzer=_keys, max_features=settings["runs"], min_df=min(settings["at_least"], len(material.texts))
+    )
+    counts = counter.fit_transform(material.texts)
+    scaler = TfidfTransformer(sublinear_tf=True)
+    x, weight = scaler.fit_transform(counts), np.asarray(material.weight)
+    table, bias = np.zeros(material.target.shape[1:] + x.shape[1:]), np.full(material.target.shape[1], NEVER)
+    for column in track(range(len(table)), "n-grams", console=Console(stderr=True)):
+        p = material.target[:, column].astype(np.float64)
+        yes, no = p > LEAST, p < 1 - LEAST  # an unlabelled text (NaN) is neither
+        if not (yes & (p > 0.5)).any():
+            continue
+        truth = np.r_[np.ones(yes.sum()), np.zeros(no.sum())]
+        if not no.any():
+            bias[column] = -NEVER
+            continue
+        fit = LogisticRegression(C=settings["strength"], solver="liblinear", random_state=0).fit(
+            vstack([x[yes], x[no]]), truth, sample_weight=np.r_[(p * weight)[yes], ((1 - p) * weight)[no]]
+        )
+        table[column], bias[column] = fit.coef_[0], fit.intercept_[0]
+    order = np.argsort(counter.get_feature_names_out().astype(np.int64))
+    scale = np.maximum(np.abs(table).max(1), 1e-6) / 127
+    return {
+        "runs": np.sort(counter.get_feature_names_out().astype(np.int64)).astype(np.uint32),
+        "rarity": scaler.idf_[order].astype(np.float32),
+        "table": np.round(table / scale[:, None]).astype(np.int8)[:, order].T,
+        "scale": scale.astype(np.float32),
+        "bias": bias.astype(np.float32),
+    }
 
 
 def fit(
     config: dict[str, Any], checkpoint: Path, unlabelled: Path | None = None, more: tuple[Path, ...] = (),
     profile: Profile | None = None,
 ) -> None:  # fmt: skip
-    """Fit by `[ngrams]` of the configuration, with the checkpoint as teacher, and save into the checkpoint's folder."""
-    settings, labels = config["ngrams"], load_checkpoint(checkpoint)[0].labels
-    config = config | {"distillation": config["distillation"] | {"hard": settings["hard"]}}
-    material = gather_material(config, labels, [checkpoint], unlabelled, more, profile)
-    rows = [torch.from_numpy(buckets(text)) for text in material.texts]
-    torch.manual_seed(settings["seed"])
-    net = NgramNet(settings["width"], labels.total)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
-    size, epochs = settings["batch"], settings["epochs"]
-    steps = epochs * -(-len(rows) // size)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
-    weight = torch.tensor(material.weight)
-    for _ in track(range(epochs), description="n-grams"):
-        for chosen in torch.split(torch.randperm(len(rows)), size):
-            # A tenth of the runs is left out each time: no single one must decide.
-            kept = [r[torch.rand(len(r)) > settings["left_out"]] for r in (rows[i] for i in chosen)]
-            kept = [k if len(k) else rows[i][:1] for k, i in zip(kept, chosen, strict=True)]
-            starts = torch.tensor([0, *np.cumsum([len(k) for k in kept])[:-1]])
-            logits = net(torch.cat(kept), starts)
-            target = torch.from_numpy(material.target[chosen.numpy()])
-            step_loss = loss(logits, target, weight[chosen], labels, config["loss"])
-            optimizer.zero_grad()
-            step_loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-    save(rounded(net, labels), checkpoint)
-
-
-def rounded(net: NgramNet, labels: Labels) -> dict[str, Any]:
-    """Return the network's tables as `NgramBackend` wants them: the big one in int8, one scale a column."""
-    table = net.table.weight.detach().numpy()
-    scale = np.abs(table).max(0) / 127
-    linear = {f"{name}{suffix}": value for name, layer in (("hidden", net.hidden), ("out", net.out))
-              for suffix, value in (("", layer.weight.detach().numpy().T), ("_bias", layer.bias.detach().numpy()))}  # fmt: skip
-    assert linear["out"].shape[1] == labels.total
-    return {"table": np.round(table / scale).astype(np.int8), "scale": scale.astype(np.float32), **linear}
+    """Fit by `[ngrams]` of the configuration and save into the checkpoint's folder; the checkpoint labels the unlabelled texts."""
+    labels: Labels = load_checkpoint(checkpoint)[0].labels
+    config = config | {"distillation": config["distillation"] | {"hard": 1.0}}
+    material = gather_material(config, labels, [checkpoint] if unlabelled else [], unlabelled, more, profile)
+    save(weights(material, config["ngrams"]), checkpoint)
 
 
 @click.command()
@@ -92,7 +92,7 @@ def rounded(net: NgramNet, labels: Labels) -> dict[str, Any]:
               help="another labelled JSONL file to learn from")  # fmt: skip
 @click.option("--profile", default="zhengzhou", show_default=True, help="whose labels to learn")
 def main(config: Path, checkpoint: Path, unlabelled: Path | None, more: tuple[Path, ...], profile: str) -> None:
-    """Fit the first stage for the CHECKPOINT that training.train wrote by CONFIG."""
+    """Fit the n-grams for the CHECKPOINT that training.train wrote by CONFIG."""
     fit(tomllib.loads(config.read_text("utf-8")), checkpoint, unlabelled, more, load_profile(profile))
 
 

@@ -136,7 +136,7 @@ def load_config(path: Path, seed: int | None = None) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a configuration ({error}); training/fast.toml shows one") from None
     if seed is not None:
-        for part in (config["optimiser"], config.get("ngrams"), config.get("teacher", {}).get("optimiser")):
+        for part in (config["optimiser"], config.get("teacher", {}).get("optimiser")):
             if part:
                 part["seed"] = seed
     return config

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from triage.models.base import Backend
-from triage.models.folder import ModelFolder
 from triage.records import Finding, Scores
 
 GRAVE = ("urgent", "critical")
@@ -45,11 +44,3 @@ class Cascade:
             if certainty(scores) >= self.certain:
                 out[i] = scores
         return out
-
-
-def open_cascade(folder: ModelFolder) -> Cascade | None:
-    """Return the cascade of a model folder, None for a folder without a first stage."""
-    from triage.models.ngrams import NgramBackend
-
-    first = NgramBackend.open(folder)
-    return Cascade(first, float(folder.read_json("cascade.json")["certain"])) if first else None

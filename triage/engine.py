@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
-from triage.cascade import Cascade, open_cascade
+from triage.cascade import Cascade
 from triage.decide import Policy, decide
 from triage.models.base import Backend
 from triage.profile import Profile, load_profile
@@ -74,12 +74,13 @@ class Triager:
         used_profile, policy, first = load_profile(profile), Policy(), None
         if model is None or isinstance(model, str | Path):
             from triage.models.folder import SHIPPED, ModelFolder
-            from triage.models.onnx import OnnxBackend
+            from triage.models.mixture import open_models
 
             folder = ModelFolder.open(model if model is not None else SHIPPED)
             policy = Policy.from_dict(folder.read_json("decision.json"))
-            model = OnnxBackend(folder)
-            first = open_cascade(folder) if cascade else None
+            model, ngrams = open_models(folder)
+            if ngrams and cascade:
+                first = Cascade(ngrams, float(folder.read_json("cascade.json")["certain"]))
         model.labels.check_against(used_profile)
         book = load_rules(*([Path(rules)] if rules else []), profile=used_profile)
         book.check_against(used_profile)

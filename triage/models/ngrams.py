@@ -1,8 +1,7 @@
-"""The first stage of the cascade: a bag of character n-grams, two small layers; a hundred times cheaper than the BERT.
+"""Characters and pairs of neighbouring characters, weighed by a linear model: a hundred times cheaper than the BERT.
 
-Every run of one to three characters is hashed to a row of an int8 table; the rows are added up, and a small network gives the same
-logits as the BERT does, from which it was distilled (fastText, Joulin et al. 2017, with characters for words). Sums of integers
-are exact, so the answer depends neither on order nor on batch.
+It is the first stage of the cascade (`triage.cascade`) and the BERT's second opinion (`triage.models.mixture`): the two err on
+different requests. Texts become TF-IDF vectors of length 1 (Salton & Buckley 1988) over the runs that training met most often.
 """
 
 from __future__ import annotations
@@ -14,43 +13,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from triage.errors import ModelError
 from triage.models.base import Array, Labels
 from triage.models.folder import ModelFolder
 from triage.records import Scores
 
-LONGEST = 3  # characters in a run
-BUCKETS = 1 << 15
 FILE = "ngrams.safetensors"
-_MIX = np.uint32(0x9E3779B1)  # 2^32 / golden ratio (Knuth, multiplicative hashing)
 
 
-def buckets(text: str) -> npt.NDArray[np.int64]:
-    """Return the rows (n,) of a cleaned text's character runs, in [0, BUCKETS)."""
-    codes = np.frombuffer(("\u0002" + text + "\u0003").encode("utf-32-le", "replace"), np.uint32)
-    run = codes * _MIX
-    found = []
-    for length in range(1, LONGEST + 1):
-        if length > 1:
-            run = (run[:-1] ^ (run[:-1] >> np.uint32(15))) * _MIX + codes[length - 1 :]
-        found.append((run ^ (run >> np.uint32(13))) * _MIX >> np.uint32(17))
-        if len(run) == 1:
-            break
-    return np.concatenate(found).astype(np.int64)
+def runs(text: str) -> npt.NDArray[np.uint32]:
+    """Return the keys (n,) of a cleaned text's characters and pairs, its beginning and end marked.
+
+    Characters beyond the basic plane (most emoji) fall together with others there; nothing else does.
+    """
+    codes = np.frombuffer(f"\u0002{text}\u0003".encode("utf-32-le", "replace"), np.uint32) & np.uint32(0xFFFF)
+    return np.concatenate([codes, codes[:-1] << np.uint32(16) | codes[1:]])
 
 
 class NgramBackend:
-    """Scores cleaned texts with a model folder's n-gram tables; safe to share between threads.
+    """Scores cleaned texts with a model folder's n-gram weights; safe to share between threads.
 
-    weights: `table` int8 (BUCKETS, width), `scale` float32 (width,), `hidden` (width, width), `hidden_bias`, `out` (width,
-    labels.total), `out_bias`.
+    weights: `runs` uint32 (n,) ascending, `rarity` float32 (n,) inverse document frequencies, `table` int8 (n, labels.total) with
+    `scale` float32 (labels.total,), and `bias` float32 (labels.total,). Raises ModelError when one is missing.
     """
 
     def __init__(self, weights: dict[str, npt.NDArray[Any]], labels: Labels, model_id: str) -> None:
-        self._weights, self.labels, self.model_id = weights, labels, model_id
+        try:
+            self._runs, self._rarity, self._table = weights["runs"], weights["rarity"], weights["table"]
+            self._scale, self._bias = weights["scale"], weights["bias"]
+        except KeyError as error:
+            raise ModelError(f"{FILE} of model {model_id} lacks {error}; export the model again") from None
+        self.labels, self.model_id = labels, model_id
 
     @classmethod
     def open(cls, folder: ModelFolder) -> NgramBackend | None:
-        """Load the first stage of a model folder; None when the folder has none."""
+        """Load the n-grams of a model folder; None when the folder has none. Raises ModelError."""
         if FILE not in folder.manifest["files"]:
             return None
         from safetensors.numpy import load_file
@@ -62,11 +59,14 @@ class NgramBackend:
 
     def logits(self, text: str) -> Array:
         """Return the raw logits (labels.total,) of one cleaned text."""
-        w, rows = self._weights, buckets(text)
-        total = w["table"][rows].sum(0, dtype=np.int32)
-        x = total * (w["scale"] / np.float32(np.sqrt(len(rows))))
-        hidden = np.maximum(x @ w["hidden"] + w["hidden_bias"], 0)
-        out: Array = hidden @ w["out"] + w["out_bias"]
+        found, counts = np.unique(runs(text), return_counts=True)
+        rows = np.minimum(np.searchsorted(self._runs, found), len(self._runs) - 1)
+        known = self._runs[rows] == found
+        rows = rows[known]
+        x = (1 + np.log(counts[known], dtype=np.float32)) * self._rarity[rows]
+        length = np.sqrt((x * x).sum()) or np.float32(1)
+        # Summed in the order of the keys, and not by a library that may use threads: the same bits everywhere.
+        out: Array = np.einsum("i,ij->j", x / length, self._table[rows], dtype=np.float32) * self._scale + self._bias
         return out
 
     def score(self, texts: Sequence[str]) -> list[Scores]:
@@ -75,7 +75,7 @@ class NgramBackend:
 
 
 def save(weights: dict[str, npt.NDArray[Any]], folder: Path) -> None:
-    """Write the tables into a model folder that is being made."""
+    """Write the weights into a checkpoint or model folder that is being made."""
     from safetensors.numpy import save_file
 
     save_file({k: np.ascontiguousarray(v) for k, v in weights.items()}, folder / FILE)
