@@ -113,7 +113,7 @@ def test_of_a_label_that_nobody_has_the_ngrams_are_certain_that_it_does_not_hold
     assert NGRAMS.score(["发烧"])[0].flags["fever"] < 0.01
 
 
-def test_int8_weights_say_what_the_exact_ones_say() -> None:
+def test_a_text_is_weighed_as_tf_idf_of_length_one() -> None:
     counts = Counter(runs("孩子发烧了").tolist())
     learnt = weights(Material(SAID, np.tile(np.array([0, 1, 0, 0, 0, 1, 0, 0], np.float32), (6, 1)), [1.0] * 6),
                      {"runs": 500, "at_least": 1, "strength": 20.0})  # fmt: skip

@@ -15,7 +15,7 @@ from training.copies import StoryVectors, leaks, near_copies, same_stories
 from training.corpus import DATA, SPLITS, Example, critical_facts, load, schema, unusual
 from training.quality import SINGLE, Twice, agreement, load_second
 from triage.errors import InputError
-from triage.profile import Profile
+from triage.profile import Profile, load_profile
 
 # Words that name another city, or another emergency than the lockdown of January 2022: water, cold, heat, gas, fire, power, the fever wave.
 ELSEWHERE = re.compile(
@@ -133,6 +133,16 @@ def test_a_contrast_pair_never_straddles_splits(splits: dict[str, list[Example]]
         assert home.setdefault(x.pair, x.split) == x.split
 
 
+@pytest.mark.parametrize(("name", "home"), [("pairs", DATA), ("flood", DATA / "flood")])
+def test_what_waits_is_valid_in_whole_pairs_and_copies_nothing_that_is_measured(name: str, home: Path) -> None:
+    profile = load_profile("flood" if name == "flood" else "zhengzhou")
+    rows = load(DATA / f"more/{name}.jsonl", profile)
+    assert set(Counter(x.pair for x in rows if x.pair).values()) == {2}
+    assert {x.id for x in rows} & {x.id for x in load(home / "train.jsonl", profile)} == set()
+    for split in ("validation", "test"):
+        assert near_copies([x.text for x in rows], [x.text for x in load(home / f"{split}.jsonl", profile)]) == []
+
+
 def test_near_copies_are_seen_and_different_stories_are_not() -> None:
     texts = ["家里老人高血压药只剩两天了，社区出不去，求帮忙买药", "孩子上网课没有平板，学校能不能借一台"]
     others = ["家里老人高血压的药只剩两天了，社区出不去求帮忙买药！"]
@@ -148,13 +158,13 @@ def test_a_story_told_with_its_words_moved_about_is_seen() -> None:
     assert [(i, j) for i, j, _ in same_stories(texts, others, vectors)] == [(0, 0)]
 
 
-def test_nearly_a_tenth_of_every_split_was_labelled_twice_and_the_two_agree(
+def test_a_tenth_of_every_split_was_labelled_twice_and_the_two_agree(
     splits: dict[str, list[Example]], profile: Profile
 ) -> None:
     twice = {r.id: r for r in load_second()}
     for name, rows in splits.items():
         both = [twice[x.id] for x in rows if x.id in twice]
-        assert len(both) >= 0.095 * len(rows), name
+        assert len(both) >= len(rows) / 10, name
         got = agreement(both, profile)
         assert min(got[head] for head in (*SINGLE, "flags")) >= 0.85, (name, got)
 

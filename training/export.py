@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from rich.console import Console
+from safetensors.numpy import load_file
 
 from training.calibrate import RISK, blend, fit_cascade, fit_policy, temperatures
 from training.corpus import DATA, HEADS, Example, codes, load
@@ -30,7 +31,7 @@ from triage.models import ngrams
 from triage.models.base import Array
 from triage.models.bert import TriageNet, load_checkpoint
 from triage.models.folder import MANIFEST, ModelFolder
-from triage.models.mixture import open_models
+from triage.models.mixture import Mixture
 from triage.models.ngrams import NgramBackend
 from triage.models.onnx import OnnxBackend
 from triage.profile import Profile, load_profile
@@ -165,27 +166,23 @@ def logits(backend: OnnxBackend | NgramBackend, examples: Sequence[Example]) -> 
 
 def calibrate(work: Path, judged: Sequence[Example], city: Profile) -> None:
     """Write labels.json, decision.json and, where there are n-grams, cascade.json into a folder that holds the weights."""
-    bert = OnnxBackend(ModelFolder.seal(work))
-    raw, labels = logits(bert, judged), bert.labels
-    cascade: dict[str, object] = {"temperature": {}, "weight": {}, "certain": 1.01}
+    bert, rules = OnnxBackend(ModelFolder.seal(work)), load_rules(profile=city)
+    raw = logits(bert, judged)
     if (work / ngrams.FILE).is_file():
-        write_json(work / "cascade.json", cascade)
-        first = NgramBackend.open(ModelFolder.seal(work))
-        assert first is not None
+        first = NgramBackend(load_file(work / ngrams.FILE), bert.labels, bert.model_id)
         second = logits(first, judged)
-        first.labels = temperatures(second, judged, labels)
-        weight, labels = blend(raw, second, judged, labels)
-        cascade |= {"temperature": dict(first.labels.temperature), "weight": weight}
-        write_json(work / "cascade.json", cascade)
+        first.labels = temperatures(second, judged, bert.labels)
+        weight, bert.labels = blend(raw, second, judged, bert.labels)
+        policy = fit_policy(backend := Mixture(bert, first, weight), rules, judged)
+        write_json(work / "cascade.json", {
+            "temperature": dict(first.labels.temperature), "weight": weight,
+            "certain": fit_cascade(Triager(backend, rules, city, policy), first, judged),
+        })  # fmt: skip
     else:
-        labels = temperatures(raw, judged, labels)
-    write_json(work / "labels.json", labels.to_dict())
-    policy = fit_policy(open_models(ModelFolder.seal(work))[0], load_rules(profile=city), judged)
+        bert.labels = temperatures(raw, judged, bert.labels)
+        policy = fit_policy(bert, rules, judged)
+    write_json(work / "labels.json", bert.labels.to_dict())
     write_json(work / "decision.json", policy.to_dict())
-    backend, stage = open_models(ModelFolder.seal(work))
-    if stage:
-        whole = Triager(backend, load_rules(profile=city), city, policy)
-        write_json(work / "cascade.json", cascade | {"certain": fit_cascade(whole, stage, judged)})
     ModelFolder.seal(work)
 
 

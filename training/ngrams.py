@@ -28,7 +28,7 @@ from triage.models.ngrams import runs, save
 from triage.profile import Profile, load_profile
 
 LEAST = 0.02  # probability from which a text is an example of an answer at all
-NEVER = -6.0  # log-odds of a label that no text has
+NEVER = -6.0  # log-odds of a label that no text has; of one that all have, the reverse
 
 
 def _keys(text: str) -> list[int]:
@@ -54,18 +54,19 @@ def weights(material: Material, settings: dict[str, Any]) -> dict[str, npt.NDArr
         yes, no = p > LEAST, p < 1 - LEAST  # an unlabelled text (NaN) is neither
         if not (yes & (p > 0.5)).any():
             continue
-        truth = np.r_[np.ones(yes.sum()), np.zeros(no.sum())]
         if not no.any():
             bias[column] = -NEVER
             continue
+        truth = np.r_[np.ones(yes.sum()), np.zeros(no.sum())]
         fit = LogisticRegression(C=settings["strength"], solver="liblinear", random_state=0).fit(
             vstack([x[yes], x[no]]), truth, sample_weight=np.r_[(p * weight)[yes], ((1 - p) * weight)[no]]
         )
         table[column], bias[column] = fit.coef_[0], fit.intercept_[0]
-    order = np.argsort(counter.get_feature_names_out().astype(np.int64))
+    keys = counter.get_feature_names_out().astype(np.uint32)
+    order = np.argsort(keys)
     scale = np.maximum(np.abs(table).max(1), 1e-6) / 127
     return {
-        "runs": np.sort(counter.get_feature_names_out().astype(np.int64)).astype(np.uint32),
+        "runs": keys[order],
         "rarity": scaler.idf_[order].astype(np.float32),
         "table": np.round(table / scale[:, None]).astype(np.int8)[:, order].T,
         "scale": scale.astype(np.float32),

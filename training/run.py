@@ -9,7 +9,7 @@ data      check, drop repetitions, split so that no story stands on both sides  
 encoder   what training starts from: an encoder, or the model in force             base_model, restore
 teacher   all layers, on the labels, where the configuration names one             train
 student   the layers that ship, taught by the teacher or by the labels             train (goes on behind the last epoch)
-ngrams    the first stage of the cascade, where the configuration has one          ngrams
+ngrams    characters and pairs beside the network, where the configuration has them  ngrams
 model     int8 ONNX, temperatures, decision weights, thresholds, evaluation, card  export, calibrate, evaluate
 report    what came of it, beside the model in force                               report
 

@@ -33,9 +33,8 @@ class Mixture:
         return bert if len(bert) > 1 else bert + self._weight * self._ngrams.logits(text)
 
     def score(self, texts: Sequence[str]) -> list[Scores]:
-        """Return the scores of each text; equal texts are read once."""
-        known = {text: self.labels.scores(self.logits(text)) for text in dict.fromkeys(texts)}
-        return [known[text] for text in texts]
+        """Return the scores of each text."""
+        return [self.labels.scores(self.logits(text)) for text in texts]
 
 
 def spread(weight: Mapping[str, float], labels: Labels) -> Array:

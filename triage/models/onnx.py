@@ -53,7 +53,5 @@ class OnnxBackend:
         return np.stack([self.run(w) for w in self.windows(text)])
 
     def score(self, texts: Sequence[str]) -> list[Scores]:
-        """Return the scores of each text; long texts are read in overlapping windows, equal windows once."""
-        windows = [self.windows(text) for text in texts]
-        known = {w: self.run(w) for w in dict.fromkeys(w for many in windows for w in many)}
-        return [self.labels.scores(np.stack([known[w] for w in many])) for many in windows]
+        """Return the scores of each text; long texts are read in overlapping windows."""
+        return [self.labels.scores(self.logits(text)) for text in texts]
