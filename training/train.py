@@ -135,7 +135,8 @@ def gather_material(
     vectors = None
     if teachers:
         hard = config["distillation"]["hard"]
-        extra = [t for t in load_texts(unlabelled) if t not in set(texts)] if unlabelled else []
+        known = set(texts)
+        extra = [t for t in load_texts(unlabelled) if t not in known] if unlabelled else []
         half = config["optimiser"]["bfloat16"] and has_bfloat16(torch.device("cpu"))
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             told = [TorchBackend(t, config["data"]["max_tokens"]).outputs(texts + extra) for t in teachers]
