@@ -5,6 +5,7 @@ To write them anew after a change (`pip install nbconvert`): jupyter nbconvert -
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from nbclient import NotebookClient
 from tests.conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIGURE = re.compile(r"[0-9]+\.[0-9]+")
+ROUNDING = 0.02  # processors multiply bytes in different ways (AVX2, VNNI), so a score is not the same to the last digit on all
 
 
 def said(cell: Any) -> str:
@@ -24,6 +27,14 @@ def said(cell: Any) -> str:
         o["text"] if o["output_type"] == "stream" else o.get("data", {}).get("text/plain", "") for o in cell["outputs"]
     ]
     return "".join(t for t in texts if not t.startswith("<Figure"))
+
+
+def same(old: str, new: str) -> bool:
+    """Whether the words are the same, and every figure with a decimal point but for the processor's rounding."""
+    figures = zip(FIGURE.findall(old), FIGURE.findall(new), strict=False)
+    return FIGURE.sub("#", old) == FIGURE.sub("#", new) and all(
+        abs(float(a) - float(b)) <= ROUNDING for a, b in figures
+    )
 
 
 def drew(cell: Any) -> int:
@@ -46,7 +57,20 @@ def test_the_notebook_says_what_it_said(path: Path, monkeypatch: pytest.MonkeyPa
         assert not any(o.get("name") == "stderr" for o in old["outputs"]), f"noise is stored:\n{old['source']}"
         assert drew(new) == drew(old), old["source"]
         if "varies" not in old["metadata"].get("tags", ()):  # what is trained differs from machine to machine
-            assert said(new) == said(old), old["source"]
+            assert same(said(old), said(new)), f"{old['source']}\n--- it said\n{said(old)}\n--- it says\n{said(new)}"
+
+
+@pytest.mark.parametrize(
+    ("new", "is_same"),
+    [
+        ("recall 0.71, 3 missed", True),
+        ("recall 0.74, 3 missed", False),
+        ("recall 0.70, 4 missed", False),
+        ("recall 0.70", False),
+    ],
+)
+def test_only_rounding_may_differ(new: str, is_same: bool) -> None:
+    assert same("recall 0.70, 3 missed", new) is is_same
 
 
 def test_there_are_five_with_plots_and_none_is_heavy() -> None:

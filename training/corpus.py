@@ -219,11 +219,12 @@ def unusual(example: Example, usual: Iterable[str]) -> bool:
 @click.argument("what", type=click.Choice(["check", "stats", "agreement", "audit", "schema"]))
 @click.option("--data", type=click.Path(path_type=Path, exists=True), default=DATA, show_default="the corpus")
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="what audit reads")
-def main(what: str, data: Path, split: str) -> None:
+@click.option("--profile", "city", default="zhengzhou", show_default=True, help="whose labels the data holds")
+def main(what: str, data: Path, split: str, city: str) -> None:
     """Check the corpus, print its counts, its annotators' agreement or its schema, or list the labels that look wrong."""
     from training import copies, quality  # they stand on this module
 
-    profile, console = load_profile(), Console()
+    profile, console = load_profile(city), Console()
     if what == "schema":
         click.echo(json.dumps(schema(profile), ensure_ascii=False, indent=1))
         return
