@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter, defaultdict
@@ -12,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from training.ablation import draw
 from training.copies import StoryVectors, leaks, near_copies, same_stories
-from training.corpus import DATA, SPLITS, Example, critical_facts, load, schema, unusual
+from training.corpus import DATA, SPLITS, Example, critical_facts, load, load_posts, schema, unusual
 from training.quality import SINGLE, Twice, agreement, load_second
 from triage.errors import InputError
 from triage.profile import Profile, load_profile
@@ -208,3 +209,27 @@ def test_all_faults_of_a_file_are_listed_with_their_lines(tmp_path: Path) -> Non
     for words in ("x.jsonl:2: urgency: 'soon'", "x.jsonl:3: flags: 'dragon'", "x.jsonl:4: id 'a' stands already in line 1",
                   "x.jsonl:5: unknown field(s) colour", "x.jsonl:6: not JSON"):  # fmt: skip
         assert words in str(error.value)
+
+
+def test_labels_of_public_posts_find_their_texts_by_hash_and_carry_none(tmp_path: Path, profile: Profile) -> None:
+    shipped = [json.loads(line) for line in (DATA / "posts.jsonl").read_text("utf-8").splitlines()]
+    assert len({row["sha256"] for row in shipped}) == len(shipped) > 600
+    assert {key for row in shipped for key in row} == {
+        "sha256",
+        "category",
+        "urgency",
+        "department",
+        "co_departments",
+        "flags",
+    }
+    texts = ["胰岛素断了", "求购蔬菜"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": f" {t}\n"}) for t in texts), "utf-8")
+    label = {"category": "medical", "urgency": "urgent", "department": "medical", "flags": ["medication_gap"]}
+    labels = tmp_path / "labels"
+    hashes = [hashlib.sha256(t.encode()).hexdigest() for t in (texts[0], "别处的帖子")]
+    labels.write_text("\n".join(json.dumps({"sha256": sha, **label}) for sha in hashes), "utf-8")
+    [found] = load_posts(tmp_path, labels, profile)
+    assert (found.text, found.urgency, found.flags, found.split) == (texts[0], "urgent", ("medication_gap",), "train")
+    labels.write_text(json.dumps({"sha256": hashes[0], **label, "urgency": "soon"}), "utf-8")
+    with pytest.raises(InputError, match="labels:1: urgency: 'soon'"):
+        load_posts(tmp_path, labels, profile)

@@ -5,18 +5,20 @@
     python -m training.corpus agreement # of the two annotators, per label
     python -m training.corpus audit     # labels that cross-validated predictions contradict, for a person to look at
     python -m training.corpus schema    # the JSON Schema of a line, as kept in training/data/schema.json
+    python -m training.corpus posts --texts FOLDER > posts.jsonl   # labels of public posts joined to their texts, for --also-train
 
 One JSON object a line in `training/data/{train,validation,test}.jsonl`; the fields are those of `Example`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -170,13 +172,36 @@ def load(path: Path, profile: Profile | None = None) -> list[Example]:
     return examples
 
 
-def load_texts(folder: Path) -> list[str]:
-    """Read the `text` field of every JSONL file in a folder: unlabelled requests, for distillation."""
+def _raw_texts(folder: Path) -> Iterator[str]:
     paths = sorted(folder.glob("*.jsonl"))
     if not paths:
         raise InputError(f"{folder}: no .jsonl files here")
     rows = (json.loads(line) for p in paths for line in p.read_text("utf-8").splitlines() if line.strip())
-    return list(dict.fromkeys(clean(row["text"]).text for row in rows if row.get("text", "").strip()))
+    return (text for row in rows if (text := row.get("text", "").strip()))
+
+
+def load_texts(folder: Path) -> list[str]:
+    """Read the `text` field of every JSONL file in a folder: unlabelled requests, for distillation."""
+    return list(dict.fromkeys(clean(text).text for text in _raw_texts(folder)))
+
+
+def load_posts(folder: Path, labels: Path = DATA / "posts.jsonl", profile: Profile | None = None) -> list[Example]:
+    """Join the labels of public posts to their texts, which are not ours to ship and are known by their SHA-256 alone.
+
+    `folder` holds JSONL files with a `text` field; posts that stand in none of them are left out. Raises InputError for a folder
+    without JSONL files and for labels that the profile does not know.
+    """
+    texts = {hashlib.sha256(t.encode()).hexdigest(): t for t in _raw_texts(folder)}
+    rows = [json.loads(line) for line in labels.read_text("utf-8").splitlines()]
+    return [
+        parse(
+            {**row, "id": f"post-{sha[:12]}", "text": texts[sha], "split": "train"},
+            f"{labels}:{n}",
+            profile or load_profile(),
+        )
+        for n, row in enumerate(rows, 1)
+        if (sha := row.pop("sha256")) in texts
+    ]
 
 
 def tables(splits: dict[str, list[Example]], profile: Profile) -> list[Table]:
@@ -216,17 +241,26 @@ def unusual(example: Example, usual: Iterable[str]) -> bool:
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["check", "stats", "agreement", "audit", "schema"]))
+@click.argument("what", type=click.Choice(["check", "stats", "agreement", "audit", "schema", "posts"]))
 @click.option("--data", type=click.Path(path_type=Path, exists=True), default=DATA, show_default="the corpus")
 @click.option("--split", type=click.Choice(SPLITS), default="train", show_default=True, help="what audit reads")
 @click.option("--profile", "city", default="zhengzhou", show_default=True, help="whose labels the data holds")
-def main(what: str, data: Path, split: str, city: str) -> None:
+@click.option(
+    "--texts", type=click.Path(path_type=Path, exists=True, file_okay=False), help="posts: JSONL files that hold them"
+)
+def main(what: str, data: Path, split: str, city: str, texts: Path | None) -> None:
     """Check the corpus, print its counts, its annotators' agreement or its schema, or list the labels that look wrong."""
     from training import copies, quality  # they stand on this module
 
     profile, console = load_profile(city), Console()
     if what == "schema":
         click.echo(json.dumps(schema(profile), ensure_ascii=False, indent=1))
+        return
+    if what == "posts":
+        if texts is None:
+            raise click.UsageError("posts: name with --texts the folder of JSONL files that hold the posts")
+        for x in load_posts(texts, data / "posts.jsonl", profile):
+            click.echo(json.dumps(asdict(x), ensure_ascii=False))
         return
     if what == "audit":
         examples = load(data / f"{split}.jsonl", profile)
