@@ -5,7 +5,7 @@
     python -m training.corpus agreement # of the two annotators, per label
     python -m training.corpus audit     # labels that cross-validated predictions contradict, for a person to look at
     python -m training.corpus schema    # the JSON Schema of a line, as kept in training/data/schema.json
-    python -m training.corpus posts --texts FOLDER > posts.jsonl   # labels of public posts joined to their texts, for --also-train
+    python -m training.corpus posts --texts FOLDER > FILE  # labels of public posts joined to their texts, for --also-train
 
 One JSON object a line in `training/data/{train,validation,test}.jsonl`; the fields are those of `Example`.
 """
@@ -17,7 +17,7 @@ import json
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -151,15 +151,24 @@ def schema(profile: Profile) -> dict[str, Any]:
     }
 
 
-def load(path: Path, profile: Profile | None = None) -> list[Example]:
-    """Read a JSONL file of labelled requests. Raises InputError that lists every bad line and repeated id."""
+def load(path: Path, profile: Profile | None = None, texts: Mapping[str, str] | None = None) -> list[Example]:
+    """Read a JSONL file of labelled requests. Raises InputError that lists every bad line and repeated id.
+
+    With `texts`, by the SHA-256 of each, the lines name a text by its `sha256`; those whose text is not there are left out.
+    """
     profile = profile or load_profile()
     examples, faults, ids = [], [], dict[str, int]()
     for n, line in enumerate(path.read_text("utf-8").splitlines(), 1):
         if not line.strip():
             continue
         try:
-            example = parse(json.loads(line), f"{path}:{n}", profile)
+            row = json.loads(line)
+            if texts is not None and isinstance(row, dict):
+                sha = str(row.pop("sha256", ""))
+                if sha not in texts:
+                    continue
+                row |= {"id": f"post-{sha[:12]}", "text": texts[sha], "split": "train"}
+            example = parse(row, f"{path}:{n}", profile)
         except (json.JSONDecodeError, InputError) as error:
             faults.append(str(error) if isinstance(error, InputError) else f"{path}:{n}: not JSON: {error}")
             continue
@@ -191,17 +200,7 @@ def load_posts(folder: Path, labels: Path = DATA / "posts.jsonl", profile: Profi
     `folder` holds JSONL files with a `text` field; posts that stand in none of them are left out. Raises InputError for a folder
     without JSONL files and for labels that the profile does not know.
     """
-    texts = {hashlib.sha256(t.encode()).hexdigest(): t for t in _raw_texts(folder)}
-    rows = [json.loads(line) for line in labels.read_text("utf-8").splitlines()]
-    return [
-        parse(
-            {**row, "id": f"post-{sha[:12]}", "text": texts[sha], "split": "train"},
-            f"{labels}:{n}",
-            profile or load_profile(),
-        )
-        for n, row in enumerate(rows, 1)
-        if (sha := row.pop("sha256")) in texts
-    ]
+    return load(labels, profile, {hashlib.sha256(t.encode()).hexdigest(): t for t in _raw_texts(folder)})
 
 
 def tables(splits: dict[str, list[Example]], profile: Profile) -> list[Table]:
